@@ -1,0 +1,54 @@
+//! `millhand bench`: what it prints can be read, and nothing is left behind.
+
+use anyhow::Result;
+
+use super::Cli;
+
+/// What a benchmark has left in the home.
+fn left_in_home(cli: &Cli) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for entry in std::fs::read_dir(cli.home()).into_iter().flatten() {
+        left.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    left.retain(|name| name.starts_with("bench-"));
+    Ok(left)
+}
+
+#[tokio::test]
+async fn figures_of_git_can_be_parsed_and_nothing_stays() -> Result<()> {
+    let cli = Cli::new().await?;
+    let ran = cli.run(&["bench", "--quick", "--only", "git", "--files", "300", "--json"]).await?;
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    let figures = ran.objects();
+    for figure in &figures {
+        assert_eq!((&figure["v"], &figure["type"], &figure["group"]), (&1.into(), &"figure".into(), &"git".into()));
+        assert!(figure["p50"].as_f64().is_some_and(|p50| p50 > 0.0), "{figure}");
+        assert!(figure["samples"].as_u64().is_some_and(|samples| samples > 0), "{figure}");
+        assert!(figure["name"].is_string() && figure["unit"].is_string(), "{figure}");
+    }
+    let named = |what: &str| figures.iter().any(|f| f["name"].as_str().is_some_and(|name| name.starts_with(what)));
+    for what in
+        ["worktree, new, 300 files", "worktree, pooled", "git worktree add", "checkpoint and diff", "git add -A"]
+    {
+        assert!(named(what), "no figure of {what}: {figures:#?}");
+    }
+    assert_eq!(left_in_home(&cli)?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_it_needs_and_does_not_find_is_said_clearly() -> Result<()> {
+    let cli = Cli::new().await?;
+    let mut command = cli.command(&["bench", "--only", "queue", "--json"]);
+    command.env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    let ran = super::finish(command).await?;
+    assert_eq!((ran.code, ran.stdout.len()), (7, 0), "{}", ran.stderr);
+
+    let mut command = cli.command(&["bench", "--only", "turns", "--json"]);
+    command.env("MILLHAND_AGENT_OPENCODE_BINARY", cli.folder().join("no-opencode"));
+    let ran = super::finish(command).await?;
+    assert_eq!((ran.code, ran.stdout.len()), (2, 0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("opencode"), "{}", ran.stderr);
+    assert_eq!(left_in_home(&cli)?, Vec::<String>::new());
+    Ok(())
+}

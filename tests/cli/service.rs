@@ -1,0 +1,105 @@
+//! The worker as people handle it, with a private Postgres and the real agent: up, status, run, down, uninstall; and the demo.
+
+use anyhow::{Context as _, Result};
+
+use super::{Cli, Ran, finish};
+use crate::support::{TestDb, opencode::find_opencode};
+
+/// The program without a database named, so that it runs its own.
+async fn private(cli: &Cli, arguments: &[&str]) -> Result<Ran> {
+    let mut command = cli.command(arguments);
+    command
+        .env_remove("DATABASE_URL")
+        .env("MILLHAND_AGENT_OPENCODE_BINARY", find_opencode()?.path)
+        .env("MILLHAND_POSTGRES_BINARIES", crate::support::programs::postgres()?.folder)
+        .env("MILLHAND_TIMINGS_DRAIN", "1s");
+    finish(command).await
+}
+
+/// Postgres does not run as root, and must get at its data.
+fn open_to_all(cli: &Cli) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    Ok(std::fs::set_permissions(cli.folder(), std::fs::Permissions::from_mode(0o755))?)
+}
+
+#[tokio::test]
+async fn worker_goes_up_and_down_and_leaves_nothing() -> Result<()> {
+    let cli = Cli::on(TestDb::empty().await?)?;
+    open_to_all(&cli)?;
+    let before = private(&cli, &["status"]).await?;
+    assert!(before.text().contains("private, not running"), "{}", before.text());
+
+    let up = private(&cli, &["up", "--detach"]).await?;
+    assert_eq!(up.code, 0, "{}{}", up.text(), up.stderr);
+    let again = private(&cli, &["up", "--detach", "--json"]).await?;
+    assert_eq!((again.code, &again.objects()[0]["already_running"]), (0, &true.into()), "{}", again.stderr);
+    let status = private(&cli, &["status", "--json"]).await?.objects().remove(0);
+    assert_eq!((status["workers"].as_array().map(Vec::len), &status["schema_is_current"]), (Some(1), &true.into()));
+    let second = private(&cli, &["worker"]).await?;
+    assert_eq!((second.code, second.stderr.contains("millhand down")), (1, true), "{}", second.stderr);
+    let refused = private(&cli, &["uninstall", "--yes"]).await?;
+    assert_eq!((refused.code, refused.stderr.contains("millhand down")), (2, true), "{}", refused.stderr);
+
+    let down = private(&cli, &["down"]).await?;
+    assert_eq!((down.code, down.text().contains("Stopped")), (0, true), "{}", down.stderr);
+    assert!(private(&cli, &["down"]).await?.text().contains("No worker runs"));
+    let asked = private(&cli, &["uninstall"]).await?;
+    assert_eq!((asked.code, cli.home().exists()), (2, true), "it asks first");
+    let removed = private(&cli, &["uninstall", "--yes"]).await?;
+    assert_eq!((removed.code, cli.home().exists()), (0, false), "{}", removed.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn demo_shows_the_main_job_with_the_real_agent() -> Result<()> {
+    let cli = Cli::on(TestDb::empty().await?)?;
+    open_to_all(&cli)?;
+    let demo = private(&cli, &["demo"]).await?;
+    let text = demo.text();
+    assert_eq!(demo.code, 0, "{text}{}", demo.stderr);
+    for wanted in [
+        "model of this demo is scripted",
+        "t1 completed",
+        "t2 completed",
+        "t3 completed",
+        "+++ b/greet",
+        "scripted/greet-json",
+    ] {
+        assert!(text.contains(wanted), "{wanted:?} is missing in {text}");
+    }
+    // The commands that it ends with do what they say.
+    let home = cli.home().join("demo");
+    let home = home.to_str().context("UTF-8")?;
+    let patch = private(&cli, &["--home", home, "diff", "--patch", "t2"]).await?.stdout;
+    let repository = cli.home().join("demo-repository/greet");
+    std::fs::write(cli.folder().join("patch"), patch)?;
+    let apply =
+        tokio::process::Command::new("git").args(["apply", "../../../patch"]).current_dir(&repository).output().await?;
+    assert!(apply.status.success(), "{}", String::from_utf8_lossy(&apply.stderr));
+    let tests = tokio::process::Command::new("sh").arg("test.sh").current_dir(&repository).output().await?;
+    assert!(tests.status.success(), "{}", String::from_utf8_lossy(&tests.stdout));
+    assert_eq!(private(&cli, &["uninstall", "--yes"]).await?.code, 0);
+    assert!(!cli.home().exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn missing_programs_are_named_by_up_and_doctor() -> Result<()> {
+    let cli = Cli::new().await?;
+    for (name, value, wanted) in [
+        ("MILLHAND_AGENT_OPENCODE_BINARY", "/nonexistent/opencode", "/nonexistent/opencode"),
+        ("PATH", "/nonexistent", "opencode not found"),
+    ] {
+        let mut up = cli.command(&["up", "--detach"]);
+        let mut doctor = cli.command(&["doctor"]);
+        let (up, doctor) = (finish_with(&mut up, name, value).await?, finish_with(&mut doctor, name, value).await?);
+        assert_eq!((up.code, up.stderr.contains(wanted)), (2, true), "{}", up.stderr);
+        assert_eq!((doctor.code, doctor.text().contains(wanted)), (1, true), "{}", doctor.text());
+    }
+    Ok(())
+}
+
+async fn finish_with(command: &mut tokio::process::Command, name: &str, value: &str) -> Result<Ran> {
+    let output = tokio::time::timeout(super::WITHIN, command.env(name, value).output()).await??;
+    Ok(Ran::of(output))
+}

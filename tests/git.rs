@@ -1,0 +1,9 @@
+//! Tests of: git. Real git, real repositories; what is held against it is git's own `apply`, `add` and `write-tree`.
+
+mod corpus;
+mod hostile;
+mod random;
+mod repository;
+mod sources;
+mod speed;
+mod worktrees;

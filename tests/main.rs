@@ -1,0 +1,15 @@
+//! Integration tests on real parts. One binary, so that it links once; one module per area.
+
+mod cli;
+mod git;
+mod opencode;
+mod parity;
+mod postgres;
+mod queue;
+mod readme;
+mod scripted;
+mod structure;
+mod supervise;
+mod support;
+mod tools;
+mod turn;

@@ -1,0 +1,267 @@
+//! The loops of a worker, with turns that do nothing: woken, polling, stopping, taking over.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use millhand::{
+    config::Timings,
+    model::{outcome::Ending, outcome::ErrorClass, retry::Verdict},
+    service::{Settings, Worker},
+    store::queue::{Claimed, Finish},
+    store::{Connect, Store},
+    turn::{
+        Runner,
+        lease::{Lease, Leases, StopReason},
+    },
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{HOST, Queue};
+use crate::support;
+
+async fn wait_until(what: &str, within: Duration, condition: impl AsyncFnMut() -> bool) {
+    support::wait_until(what, within, condition).await.expect("in time");
+}
+
+/// Turns that take as long as they are told, and note what happened.
+#[derive(Default)]
+struct Turns {
+    store: Mutex<Option<Store>>,
+    takes: Duration,
+    begun: AtomicUsize,
+    at_once: AtomicUsize,
+    most_at_once: AtomicUsize,
+    stopped: Mutex<Vec<Option<StopReason>>>,
+}
+
+#[async_trait]
+impl Runner for Turns {
+    async fn run(&self, claimed: Claimed, lease: Lease) {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let now = self.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_at_once.fetch_max(now, Ordering::SeqCst);
+        let stopped = tokio::select! {
+            () = lease.stopped().cancelled() => true,
+            () = tokio::time::sleep(self.takes) => false,
+        };
+        self.at_once.fetch_sub(1, Ordering::SeqCst);
+        let store = self.store.lock().expect("lock").clone().expect("store");
+        let (outcome, error_class, verdict) = if stopped {
+            self.stopped.lock().expect("lock").push(lease.reason());
+            if lease.reason() == Some(StopReason::LeaseLost) {
+                return;
+            }
+            let again = Verdict::Again { wait: Duration::ZERO, charged: false, infra_loss: false, keep_message: true };
+            (Ending::Aborted, Some(ErrorClass::InfrastructureLost), again)
+        } else {
+            (Ending::Completed, None, Verdict::Completed)
+        };
+        let finish = Finish {
+            token: claimed.token,
+            outcome: outcome.as_str(),
+            error_class,
+            error_message: None,
+            verdict,
+            summary: None,
+            host_id: HOST,
+        };
+        drop(store.finish(&finish).await);
+    }
+}
+
+fn quick() -> Timings {
+    Timings {
+        lease: Duration::from_secs(2),
+        heartbeat: Duration::from_millis(200),
+        poll_min: Duration::from_millis(100),
+        poll_max: Duration::from_secs(1),
+        rescue: Duration::from_millis(200),
+        listen_check: Duration::from_millis(500),
+        ..Timings::default()
+    }
+}
+
+async fn start_on(store: Store, takes: Duration, listen: bool, timings: Timings) -> (Worker, Arc<Turns>) {
+    let turns = Arc::new(Turns { store: Mutex::new(Some(store.clone())), takes, ..Turns::default() });
+    let settings = Settings {
+        host_id: HOST.to_owned(),
+        hostname: "test".to_owned(),
+        concurrency: 3,
+        listen,
+        agents: vec!["opencode".to_owned()],
+        max_infra_losses: 5,
+        timings,
+    };
+    let leases = Leases::new(timings.lease);
+    let worker = Worker::start(settings, store, turns.clone(), leases, None).await.expect("start");
+    (worker, turns)
+}
+
+async fn start(q: &Queue, takes: Duration, listen: bool, timings: Timings) -> (Worker, Arc<Turns>) {
+    start_on(q.db.store().expect("store"), takes, listen, timings).await
+}
+
+async fn stop(worker: Worker) {
+    worker.stop(Duration::from_secs(5), CancellationToken::new()).await;
+}
+
+async fn until_state(q: &Queue, task: i64, state: &str) {
+    wait_until(&format!("t{task} is {state}"), Duration::from_secs(10), async || q.state(task).await == state).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notify_wakes_the_worker_long_before_its_poll() {
+    let q = Queue::new().await;
+    let timings = Timings { poll_min: Duration::from_secs(60), poll_max: Duration::from_secs(60), ..quick() };
+    let (worker, turns) = start(&q, Duration::ZERO, true, timings).await;
+    wait_until("it listens", Duration::from_secs(5), async || {
+        q.one::<i64>("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'millhand listener' AND datname = current_database()").await > 0
+    })
+    .await;
+    for n in 1..=5 {
+        let (_, task) = q.open().await;
+        until_state(&q, task, "completed").await;
+        assert_eq!(turns.begun.load(Ordering::SeqCst), n);
+    }
+    stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_dead_listener_and_in_poll_only_mode_tasks_start_within_the_poll() {
+    let q = Queue::new().await;
+    let (worker, _) = start(&q, Duration::ZERO, false, quick()).await;
+    let (_, task) = q.open().await;
+    until_state(&q, task, "completed").await;
+    stop(worker).await;
+
+    // The listening connection is cut again and again while tasks come in.
+    let timings = Timings { poll_min: Duration::from_millis(100), poll_max: Duration::from_millis(400), ..quick() };
+    let (worker, _) = start(&q, Duration::ZERO, true, timings).await;
+    for _ in 0..5 {
+        q.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'millhand listener' AND datname = current_database()").await;
+        let (_, task) = q.open().await;
+        until_state(&q, task, "completed").await;
+    }
+    stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_due_time_is_met_without_a_nudge() {
+    let q = Queue::new().await;
+    let timings = Timings { poll_min: Duration::from_secs(60), poll_max: Duration::from_secs(60), ..quick() };
+    let (worker, _) = start(&q, Duration::ZERO, true, timings).await;
+    let task: i64 = q
+        .one("INSERT INTO millhand.tasks (project, prompt, run_at) VALUES ('acme', 'x', now() + interval '1 second') RETURNING id")
+        .await;
+    let began = Instant::now();
+    until_state(&q, task, "completed").await;
+    assert!(began.elapsed() > Duration::from_millis(800), "too early: {:?}", began.elapsed());
+    stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_runs_as_many_turns_at_once_as_it_has_slots_and_a_session_one_by_one() {
+    let q = Queue::new().await;
+    let (session, _) = q.open().await;
+    for _ in 0..4 {
+        q.append(session).await;
+    }
+    q.sql("INSERT INTO millhand.tasks (project, prompt) SELECT 'acme', 'n' || n FROM generate_series(1, 12) n").await;
+    let (worker, turns) = start(&q, Duration::from_millis(50), true, quick()).await;
+    wait_until("all are done", Duration::from_secs(20), async || {
+        q.one::<i64>("SELECT count(*) FROM millhand.tasks WHERE state <> 'completed'").await == 0
+    })
+    .await;
+    assert_eq!(turns.most_at_once.load(Ordering::SeqCst), 3);
+    let overlaps: i64 = q
+        .one(
+            "SELECT count(*) FROM millhand.attempts a JOIN millhand.tasks ta ON ta.id = a.task_id
+             JOIN millhand.attempts b ON b.id > a.id JOIN millhand.tasks tb ON tb.id = b.task_id AND tb.session_id = ta.session_id
+             WHERE b.started_at < a.ended_at",
+        )
+        .await;
+    assert_eq!(overlaps, 0);
+    stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_keep_a_turn_that_outlives_its_lease_and_a_cancel_stops_it() {
+    let q = Queue::new().await;
+    let (worker, turns) = start(&q, Duration::from_secs(600), true, quick()).await;
+    let (_, task) = q.open().await;
+    until_state(&q, task, "running").await;
+    let began = Instant::now();
+    wait_until("three leases' time has passed", Duration::from_secs(10), async || {
+        began.elapsed() > Duration::from_secs(6)
+    })
+    .await;
+    assert_eq!((q.state(task).await.as_str(), turns.begun.load(Ordering::SeqCst)), ("running", 1));
+    q.sql(&format!("SELECT millhand.cancel_task({task})")).await;
+    until_state(&q, task, "cancelled").await;
+    assert_eq!(*turns.stopped.lock().expect("lock"), [Some(StopReason::Cancelled)]);
+    stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_stopped_hands_its_tasks_back_uncharged_and_the_next_takes_them_up() {
+    let q = Queue::new().await;
+    let (worker, _) = start(&q, Duration::from_secs(600), true, quick()).await;
+    let (_, task) = q.open().await;
+    until_state(&q, task, "running").await;
+    worker.stop(Duration::from_millis(300), CancellationToken::new()).await;
+    let row = &q.sql(&format!("SELECT state, attempts, infra_losses FROM millhand.tasks WHERE id = {task}")).await[0];
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1), row.get::<_, i32>(2)), ("pending", 0, 0));
+    assert_eq!(q.one::<i64>("SELECT count(*) FROM millhand.leases").await, 0);
+    let (worker, _) = start(&q, Duration::ZERO, true, quick()).await;
+    until_state(&q, task, "completed").await;
+    stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_cut_off_from_the_database_stops_its_turns_before_their_leases_end_and_another_goes_on() {
+    let q = Queue::new().await;
+    let proxy = q.db.proxy().await.expect("proxy");
+    let cut_off = Store::new(Connect::plain(q.db.config_through(&proxy), 4)).expect("store");
+    let (worker, turns) = start_on(cut_off, Duration::from_secs(600), true, quick()).await;
+    let (_, task) = q.open().await;
+    until_state(&q, task, "running").await;
+
+    proxy.black_hole();
+    let began = Instant::now();
+    wait_until("the turn is stopped", Duration::from_secs(10), async || {
+        !turns.stopped.lock().expect("lock").is_empty()
+    })
+    .await;
+    assert_eq!(*turns.stopped.lock().expect("lock"), [Some(StopReason::LeaseLost)]);
+    assert!(began.elapsed() < quick().lease, "stopped after its lease: {:?}", began.elapsed());
+
+    // Another host's worker rescues it by the database's clock.
+    let direct = q.db.store().expect("store");
+    wait_until("the lease is rescued", Duration::from_secs(10), async || {
+        !direct.rescue_expired(Duration::from_secs(1), 5, 10).await.expect("rescue").is_empty()
+    })
+    .await;
+    assert_eq!(q.claim_one().await.task_id, task);
+    proxy.forward();
+    stop(worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_reply_was_lost_is_given_back_by_its_lease() {
+    let q = Queue::new().await;
+    let (_, task) = q.open().await;
+    // Claimed, and the answer never arrived: nobody sends a heartbeat for it.
+    q.claim_one().await;
+    q.sql("UPDATE millhand.leases SET expires_at = now() + interval '1 second'").await;
+    let (worker, turns) = start(&q, Duration::ZERO, true, quick()).await;
+    until_state(&q, task, "completed").await;
+    assert_eq!(turns.begun.load(Ordering::SeqCst), 1);
+    stop(worker).await;
+}

@@ -1,0 +1,16 @@
+//! What the tests share: a cluster, homes, repositories, scripted models.
+#![allow(dead_code, unused_imports, reason = "built before the tests that use it")]
+
+pub mod binary;
+pub mod db;
+pub mod model;
+pub mod opencode;
+pub mod programs;
+pub mod proxy;
+pub mod wait;
+pub mod world;
+
+pub use binary::millhand;
+pub use db::TestDb;
+pub use programs::tools_folder;
+pub use wait::wait_until;

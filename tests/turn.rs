@@ -1,0 +1,6 @@
+//! Whole turns: from a row in `tasks` to a change ready for review, through the real opencode.
+
+mod endings;
+mod many;
+mod recovery;
+mod whole;

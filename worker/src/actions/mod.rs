@@ -1,0 +1,83 @@
+//! What people do: queue, cancel, retry, look, sum up. The command line, the API and the dashboard all call it.
+//!
+//! Plain async functions over the store, with typed results. They decide nothing that the database decides (who may be
+//! retried, what is refused), and they print nothing.
+
+mod changes;
+mod costs;
+mod follow;
+mod look;
+mod projects;
+mod queue;
+mod why;
+
+pub use changes::{Changes, changes, next_patch};
+pub use costs::costs;
+pub use follow::{Followed, Follower};
+pub use look::{
+    Look, Overview, SessionView, TaskView, inbox, list_sessions, list_tasks, models, overview, resolve_task,
+    session_of_chat, show_session, show_task, workers,
+};
+pub use projects::{ProjectRequest, add_project, list_projects, project_named, project_of, remove_project, valid_name};
+pub use queue::{Acted, Chat, TaskRequest, cancel, dismiss, enqueue, retry, send};
+pub use why::{Fleet, why};
+
+use crate::store::StoreError;
+
+/// Why an action was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ActionError {
+    /// There is no such thing.
+    #[error("{what}")]
+    NotFound {
+        /// What there is not.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+    /// It cannot be done as asked.
+    #[error("{what}")]
+    Refused {
+        /// Why.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The database did not answer, or its answer cannot be used.
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for ActionError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            // P0002: a function of the schema was given an id that is not there.
+            StoreError::Refused { code, message, hint, .. } if code == "P0002" => {
+                Self::NotFound { what: message, hint: hint.unwrap_or_else(|| "see: millhand ls".to_owned()) }
+            }
+            StoreError::Refused { message, hint, .. } => Self::Refused { what: message, hint },
+            other => Self::Store(other),
+        }
+    }
+}
+
+/// A result of this module.
+pub type Result<T> = std::result::Result<T, ActionError>;
+
+fn no_task(task_id: i64) -> ActionError {
+    ActionError::NotFound { what: format!("there is no task t{task_id}"), hint: "see: millhand ls".to_owned() }
+}
+
+fn no_session(session_id: i64) -> ActionError {
+    ActionError::NotFound {
+        what: format!("there is no session s{session_id}"),
+        hint: "see: millhand ls --sessions".to_owned(),
+    }
+}
+
+fn no_chat(chat_id: i64) -> ActionError {
+    ActionError::NotFound {
+        what: format!("there is no chat c{chat_id}"),
+        hint: "see: millhand show SESSION, which lists its tasks with their chats".to_owned(),
+    }
+}

@@ -1,0 +1,460 @@
+//! opencode: one warm `opencode serve` per project, HTTP and one event stream.
+//!
+//! - [`OpencodeBackend`] (here): which server a conversation runs on, and what is checked before anything is paid for.
+//! - `server`, `config`, `catalogue`: a server process, what it is started with, and the models that it knows.
+//! - `client`, `stream`, `wire`: its HTTP, its event stream, their format. `instructions`: the repository's AGENTS.md; `guard`:
+//!   its code, which must not run unless trusted.
+//! - `turn`: one turn from prompt to report. It waits and reads; `settle` and `ending` decide, `transcript`, `tag` and `tree` keep
+//!   account. These are pure.
+//!
+//! What must hold: one server per data folder, however often it is started; a turn that is cancelled never costs the
+//! server, nor the turns beside it; events are a hint, and what counts is read by GET; no prompt is paid for twice because a
+//! server or a worker died (the ids of message and part are the caller's, and posting them again resumes).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    catalogue::Catalogue,
+    client::ClientError,
+    config::{Folders, Plan},
+    facts::Facts,
+    server::Server,
+};
+use super::{AgentError, AgentProject, AgentSession, Backend, Probe, Prompt, SessionRequest, TurnReport};
+use crate::{
+    config::Timings,
+    model::{event::AgentEvent, outcome::Ending},
+    supervise::Supervisor,
+    tools::{OPENCODE_TESTED, Search, Version, find_opencode},
+};
+
+mod catalogue;
+mod client;
+mod config;
+mod ending;
+mod facts;
+mod guard;
+mod instructions;
+mod server;
+mod settle;
+mod stream;
+mod tag;
+mod transcript;
+mod tree;
+mod turn;
+mod wire;
+mod yardstick;
+
+/// Longest title of a conversation, in characters.
+const MAX_TITLE: usize = 200;
+
+/// What the backend is made with.
+#[derive(Clone, Debug)]
+pub struct OpencodeSetup {
+    /// The program.
+    pub binary: PathBuf,
+    /// Starts the servers.
+    pub supervisor: Supervisor,
+    /// Every wait and deadline.
+    pub timings: Timings,
+    /// The worker's environment as it was at the start. What the agent sees of it is an allow-list.
+    pub environment: BTreeMap<OsString, OsString>,
+    /// Provider of model names without one.
+    pub default_provider: Option<String>,
+    /// Model of conversations that ask for none; none: the user's opencode configuration.
+    pub default_model: Option<String>,
+    /// The operator's opencode configuration, over the user's own. When it limits `enabled_providers` to ones that
+    /// it declares whole, the installed opencode is not asked for its model catalogue.
+    pub extra_config: Option<Value>,
+    /// Let opencode take snapshots of its own.
+    pub snapshot: bool,
+    /// Let opencode run language servers.
+    pub lsp: bool,
+    /// Let opencode run formatters.
+    pub formatter: bool,
+    /// Tell what the model reasons.
+    pub show_reasoning: bool,
+    /// A private folder for what is worth keeping between starts: the cut model catalogue.
+    pub cache: PathBuf,
+    /// A private folder for the servers' logs.
+    pub logs: Option<PathBuf>,
+}
+
+/// The opencode backend.
+#[derive(Debug)]
+pub struct OpencodeBackend {
+    setup: OpencodeSetup,
+    slots: Mutex<HashMap<i64, Arc<Slot>>>,
+    version: tokio::sync::Mutex<Option<(Stamp, Version)>>,
+    catalogue: tokio::sync::Mutex<Option<(PathBuf, Catalogue)>>,
+    closed: CancellationToken,
+}
+
+/// The place of a project's server. Its lock serialises starts.
+type Slot = tokio::sync::Mutex<Option<Arc<Server>>>;
+
+/// By this a replaced binary is noticed.
+type Stamp = Option<(u64, SystemTime)>;
+
+impl OpencodeBackend {
+    /// A backend without any server yet.
+    pub fn new(setup: OpencodeSetup) -> Self {
+        Self {
+            setup,
+            slots: Mutex::default(),
+            version: tokio::sync::Mutex::default(),
+            catalogue: tokio::sync::Mutex::default(),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    /// Process id of a project's server, if one runs.
+    pub async fn server_pid(&self, project_id: i64) -> Option<u32> {
+        let slot = self.slots().get(&project_id).cloned()?;
+        let slot = slot.lock().await;
+        slot.as_ref().filter(|server| server.is_usable()).map(|server| server.pid())
+    }
+
+    /// How many events of a project's server were not known to this version of ours.
+    pub async fn unknown_events(&self, project_id: i64) -> Option<u64> {
+        let slot = self.slots().get(&project_id).cloned()?;
+        let slot = slot.lock().await;
+        slot.as_ref().map(|server| server.hub.unknown_events())
+    }
+
+    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Arc<Slot>>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version of the installed opencode, which must not be too old.
+    async fn version(&self) -> Result<Version, AgentError> {
+        let mut known = self.version.lock().await;
+        let stamp = std::fs::metadata(&self.setup.binary).ok().and_then(|m| Some((m.len(), m.modified().ok()?)));
+        if let Some((at, version)) = &*known
+            && *at == stamp
+        {
+            return Ok(*version);
+        }
+        let search = Search { setting: Some(self.setup.binary.clone()), ..Search::default() };
+        let found = tokio::task::spawn_blocking(move || find_opencode(&search)).await;
+        let found = found.map_err(|error| trouble(error.to_string()))?;
+        let version = found.map_err(|error| misconfigured(error.to_string()))?.version;
+        if (version.major, version.minor) > (OPENCODE_TESTED.major, OPENCODE_TESTED.minor) {
+            tracing::warn!(%version, tested = %OPENCODE_TESTED, "opencode is newer than what Millhand was tested with");
+        }
+        *known = Some((stamp, version));
+        Ok(version)
+    }
+
+    /// The models of the providers in use.
+    async fn catalogue(
+        &self,
+        version: Version,
+        events: Option<&mpsc::Sender<AgentEvent>>,
+    ) -> Result<Catalogue, AgentError> {
+        if catalogue::is_self_contained(self.setup.extra_config.as_ref()) {
+            return Ok(Catalogue::empty());
+        }
+        let path = catalogue::cache_path(&self.setup, &version.to_string());
+        let mut known = self.catalogue.lock().await;
+        if let Some((at, catalogue)) = &*known
+            && *at == path
+        {
+            return Ok(catalogue.clone());
+        }
+        let catalogue = match catalogue::read_cached(&path) {
+            Some(catalogue) => catalogue,
+            None => {
+                if let Some(events) = events {
+                    let message = "asking opencode once which models there are".to_owned();
+                    let _ = events.send(AgentEvent::Status { message }).await;
+                }
+                let cut = self.probe_catalogue(version).await?;
+                config::create_private(&self.setup.cache)
+                    .and_then(|()| catalogue::write_cached(&path, &cut))
+                    .map_err(|error| trouble(format!("cannot write {}: {error}", path.display())))?;
+                cut
+            }
+        };
+        *known = Some((path, catalogue.clone()));
+        Ok(catalogue)
+    }
+
+    /// Asks a server with the whole catalogue for all that it knows.
+    async fn probe_catalogue(&self, version: Version) -> Result<Catalogue, AgentError> {
+        let (server, folders) = self.start_probe(version, Catalogue::whole()).await?;
+        let directory = folders.root();
+        let answers = tokio::try_join!(server.client.all_providers(directory), server.client.providers(directory));
+        server.stop().await;
+        let (all, connected) = answers.map_err(from_client)?;
+        Ok(catalogue::cut(&all, &connected, &self.setup))
+    }
+
+    async fn start_probe(&self, version: Version, catalogue: Catalogue) -> Result<(Server, Folders), AgentError> {
+        let nobody = AgentProject {
+            id: 0,
+            name: "probe".to_owned(),
+            folder: self.setup.cache.clone(),
+            trusted: false,
+            allow_asks: false,
+            env_pass: Vec::new(),
+        };
+        let plan = Plan::new(&self.setup, &nobody, catalogue).map_err(unreadable_config)?;
+        let folders = Folders::of_probe(&self.setup.cache);
+        let server = Server::start(&self.setup, version, &plan, &folders, "opencode-probe").await?;
+        Ok((server, folders))
+    }
+
+    /// The project's server, started if there is none that can be used.
+    async fn server(
+        &self,
+        project: &AgentProject,
+        events: &mpsc::Sender<AgentEvent>,
+    ) -> Result<Arc<Server>, AgentError> {
+        let slot = Arc::clone(self.slots().entry(project.id).or_default());
+        let mut slot = slot.lock().await;
+        if self.closed.is_cancelled() {
+            return Err(trouble("the worker is shutting down".to_owned()));
+        }
+        let version = self.version().await?;
+        let catalogue = self.catalogue(version, Some(events)).await?;
+        let plan = Plan::new(&self.setup, project, catalogue).map_err(unreadable_config)?;
+        if let Some(server) = &*slot
+            && server.is_usable()
+            && server.answers().await
+        {
+            if server.config_hash == plan.hash(&version.to_string()) {
+                return Ok(Arc::clone(server));
+            }
+            if server.turns() > 0 {
+                return keep_until_idle(server, project, events).await;
+            }
+        }
+        if let Some(old) = slot.take() {
+            // Never two on one data folder.
+            old.stop().await;
+        }
+        let _ = events.send(AgentEvent::Status { message: format!("starting opencode {version}") }).await;
+        let folders = Folders::of_project(project);
+        let name = format!("opencode-{}", project.id);
+        let server = Arc::new(Server::start(&self.setup, version, &plan, &folders, &name).await?);
+        *slot = Some(Arc::clone(&server));
+        Ok(server)
+    }
+
+    /// What the server offers in a directory. Without the repository's own configuration it is the same in all.
+    async fn facts(&self, server: &Server, directory: &Path) -> Result<Arc<Facts>, AgentError> {
+        let key = if server.trusted { directory.to_owned() } else { PathBuf::new() };
+        let mut known = server.facts.lock().await;
+        if let Some(facts) = known.get(&key) {
+            return Ok(Arc::clone(facts));
+        }
+        let client = server.client.patient(self.setup.timings.server_start);
+        let answers = tokio::try_join!(client.modes(directory), client.providers(directory), client.config(directory));
+        let (modes, providers, config) = answers.map_err(from_client)?;
+        let facts = Arc::new(Facts::new(modes, providers, config));
+        known.insert(key, Arc::clone(&facts));
+        Ok(facts)
+    }
+}
+
+/// The configuration has changed, but turns still run under the old one.
+async fn keep_until_idle(
+    server: &Arc<Server>,
+    project: &AgentProject,
+    events: &mpsc::Sender<AgentEvent>,
+) -> Result<Arc<Server>, AgentError> {
+    if server.trusted && !project.trusted {
+        let message = "trust was withdrawn from this project while turns run; new ones wait until those are over";
+        return Err(trouble(message.to_owned()));
+    }
+    let message = "opencode's configuration has changed; it takes effect once no turn runs".to_owned();
+    let _ = events.send(AgentEvent::Warning { message }).await;
+    Ok(Arc::clone(server))
+}
+
+#[async_trait]
+impl Backend for OpencodeBackend {
+    async fn ensure_session(
+        &self,
+        request: SessionRequest,
+        events: &mpsc::Sender<AgentEvent>,
+    ) -> Result<AgentSession, AgentError> {
+        let directory = request
+            .directory
+            .canonicalize()
+            .map_err(|error| trouble(format!("no worktree at {}: {error}", request.directory.display())))?;
+        refuse_untrusted_code(&request.project, &directory)?;
+        let server = self.server(&request.project, events).await?;
+        // The first request for a directory loads it.
+        let _gate = match server.is_warm(&directory) {
+            true => None,
+            false => Some(server.cold.acquire().await.map_err(|error| trouble(error.to_string()))?),
+        };
+        let facts = self.facts(&server, &directory).await?;
+        let mode = facts.mode(request.mode.as_deref())?;
+        let resolved = facts.model(
+            request.model.as_deref(),
+            request.variant.as_deref(),
+            self.setup.default_model.as_deref(),
+            self.setup.default_provider.as_deref(),
+        )?;
+        let resumed = resume(&server, &directory, request.resume.as_ref(), events).await?;
+        let is_resumed = resumed.is_some();
+        let id = match resumed {
+            Some(id) => id,
+            None => {
+                // A conversation without a title costs a model call.
+                let title: String = request.title.chars().take(MAX_TITLE).collect();
+                let title = if title.trim().is_empty() { "Millhand".to_owned() } else { title };
+                let client = server.client.patient(self.setup.timings.server_start);
+                client.create_session(&directory, &title).await.map_err(from_client)?.id
+            }
+        };
+        Ok(AgentSession {
+            id,
+            resumed: is_resumed,
+            config_hash: server.config_hash.clone(),
+            mode,
+            model: resolved.model,
+            variant: resolved.variant,
+            project: request.project,
+            directory,
+        })
+    }
+
+    async fn prompt(
+        &self,
+        session: &AgentSession,
+        prompt: Prompt,
+        events: &mpsc::Sender<AgentEvent>,
+        stop: CancellationToken,
+    ) -> TurnReport {
+        if let Err(error) = refuse_untrusted_code(&session.project, &session.directory) {
+            return not_sent(error.ending, error.message);
+        }
+        let slot = self.slots().get(&session.project.id).cloned();
+        let server = match slot {
+            Some(slot) => slot.lock().await.clone(),
+            None => None,
+        };
+        let Some(server) = server.filter(|server| server.is_usable()) else {
+            return not_sent(Ending::ServerLost, "opencode's server ended before the prompt was sent".to_owned());
+        };
+        let setup = turn::TurnSetup { timings: &self.setup.timings, show_reasoning: self.setup.show_reasoning };
+        turn::run(&server, session, &prompt, events, &stop, setup).await
+    }
+
+    async fn close(&self, project: &AgentProject, directory: &Path) -> Result<(), AgentError> {
+        let Some(slot) = self.slots().get(&project.id).cloned() else { return Ok(()) };
+        let Some(server) = slot.lock().await.clone().filter(|server| server.is_usable()) else { return Ok(()) };
+        let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+        server.set_warm(&directory, false);
+        server.facts.lock().await.remove(&directory);
+        server.client.dispose(&directory).await.map_err(from_client)
+    }
+
+    async fn probe(&self) -> Probe {
+        let version = match self.version().await {
+            Ok(version) => version,
+            Err(error) => return Probe { problem: Some(error.message), ..Probe::default() },
+        };
+        let mut probe = Probe { version: Some(version.to_string()), ..Probe::default() };
+        let models = async {
+            let catalogue = self.catalogue(version, None).await?;
+            let (server, folders) = self.start_probe(version, catalogue).await?;
+            let providers = server.client.providers(folders.root()).await;
+            server.stop().await;
+            let facts = Facts::new(Vec::new(), providers.map_err(from_client)?, wire::Config::default());
+            Ok::<_, AgentError>(facts.model_names())
+        };
+        match models.await {
+            Ok(models) => probe.models = models,
+            Err(error) => probe.problem = Some(error.message),
+        }
+        probe
+    }
+
+    async fn shutdown(&self, within: Duration) {
+        self.closed.cancel();
+        let slots: Vec<_> = self.slots().drain().map(|(_, slot)| slot).collect();
+        let stops = slots.into_iter().map(|slot| async move {
+            if let Some(server) = slot.lock().await.take() {
+                server.stop().await;
+            }
+        });
+        if tokio::time::timeout(within, futures::future::join_all(stops)).await.is_err() {
+            tracing::warn!("not every opencode server ended in time; their shims end them when we are gone");
+        }
+    }
+}
+
+/// opencode runs a repository's plugins even with its configuration off, so these need trust.
+fn refuse_untrusted_code(project: &AgentProject, directory: &Path) -> Result<(), AgentError> {
+    let Some(code) = guard::code_in(directory).filter(|_| !project.trusted) else { return Ok(()) };
+    Err(AgentError {
+        ending: Ending::RepositoryRefused,
+        message: format!(
+            "opencode would run code of this repository ({code}), which is not trusted; read it and trust the project, or \
+             remove it from the branch"
+        ),
+    })
+}
+
+fn not_sent(ending: Ending, error: String) -> TurnReport {
+    TurnReport { ending, error, summary: String::new(), steps: Vec::new() }
+}
+
+/// The conversation to go on with, if it can.
+async fn resume(
+    server: &Server,
+    directory: &Path,
+    wanted: Option<&(String, String)>,
+    events: &mpsc::Sender<AgentEvent>,
+) -> Result<Option<String>, AgentError> {
+    let Some((id, hash)) = wanted else { return Ok(None) };
+    let why = if *hash == server.config_hash {
+        match server.client.session(id).await {
+            Ok(session) if Path::new(&session.directory) == directory => return Ok(Some(id.clone())),
+            Ok(session) => format!("it belongs to another folder, {}", session.directory),
+            Err(error) if error.is_not_found() => "opencode does not have it any more".to_owned(),
+            Err(error) => return Err(from_client(error)),
+        }
+    } else {
+        "opencode's version or configuration has changed".to_owned()
+    };
+    let message = format!("the conversation could not be resumed ({why}); the agent starts without its memory");
+    let _ = events.send(AgentEvent::Warning { message }).await;
+    Ok(None)
+}
+
+fn from_client(error: ClientError) -> AgentError {
+    let ending = match &error {
+        ClientError::Unreachable { .. } => Ending::ServerLost,
+        ClientError::Refused { .. } | ClientError::NotUnderstood { .. } => Ending::AgentError,
+    };
+    AgentError { ending, message: error.to_string() }
+}
+
+fn misconfigured(message: String) -> AgentError {
+    AgentError { ending: Ending::Misconfigured, message }
+}
+
+fn trouble(message: String) -> AgentError {
+    AgentError { ending: Ending::WorkerTrouble, message }
+}
+
+fn unreadable_config(error: std::io::Error) -> AgentError {
+    misconfigured(format!("opencode's configuration cannot be read: {error}"))
+}

@@ -1,0 +1,322 @@
+//! One running `opencode serve`: started through the shim, watched, ended.
+//!
+//! Nothing here knows of turns, beyond counting them. A server that is gone or stuck says so by [`Server::gone`]; whoever
+//! needs one then starts another.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use secrecy::SecretString;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::{Instant, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    OpencodeSetup,
+    client::Client,
+    config::{Folders, Plan},
+    facts::Facts,
+    stream::{Hub, read_stream},
+};
+use crate::{
+    agent::AgentError,
+    config::Timings,
+    model::outcome::Ending,
+    supervise::{Child, ChildSpec, WaitError},
+    tools::{OPENCODE_FLOOR, Version},
+};
+
+/// Ports that are tried: between looking for a free one and the server taking it, someone else may.
+const PORT_TRIES: usize = 5;
+/// Worktrees whose first turn may begin at once: a cold one blocks the server's HTTP for a while.
+const COLD_AT_ONCE: usize = 2;
+/// One health request while a server starts: the very first can hang for ever.
+const HEALTH_TRY: Duration = Duration::from_secs(2);
+/// One health request to a server whose stream is down. Cold worktrees can block it for several seconds.
+const HEALTH_WAIT: Duration = Duration::from_secs(10);
+/// Between two of them.
+const HEALTH_PAUSE: Duration = Duration::from_millis(50);
+/// Lines of a server that did not start, for the error message.
+const TAIL: usize = 5;
+
+/// A running server.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) client: Client,
+    pub(super) hub: Arc<Hub>,
+    pub(super) config_hash: String,
+    pub(super) trusted: bool,
+    /// Cancelled when the process has ended, or was ended because it was stuck.
+    pub(super) gone: CancellationToken,
+    pub(super) cold: Arc<Semaphore>,
+    warm: Mutex<HashSet<PathBuf>>,
+    /// What was asked of it about modes and models, by directory.
+    pub(super) facts: tokio::sync::Mutex<HashMap<PathBuf, Arc<Facts>>>,
+    turns: AtomicUsize,
+    retired: AtomicBool,
+    child: Child,
+    connected: watch::Receiver<bool>,
+    kill_grace: Duration,
+    /// Ends the tasks that belong to it.
+    _tasks: DropGuard,
+}
+
+/// A turn that runs on a server.
+#[derive(Debug)]
+pub(super) struct RunningTurn(Arc<Server>);
+
+impl Drop for RunningTurn {
+    fn drop(&mut self) {
+        self.0.turns.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Server {
+    /// Starts a server and waits until it answers.
+    pub(super) async fn start(
+        setup: &OpencodeSetup,
+        version: Version,
+        plan: &Plan,
+        folders: &Folders,
+        name: &str,
+    ) -> Result<Self, AgentError> {
+        let password = fresh_password();
+        let environment = {
+            let (plan, folders, password) = (plan.clone(), folders.clone(), password.clone());
+            tokio::task::spawn_blocking(move || plan.write(&folders, &password)).await
+        };
+        let environment = environment
+            .map_err(|error| lost(format!("preparing opencode's folders failed: {error}")))?
+            .map_err(|error| AgentError {
+            ending: Ending::WorkerTrouble,
+            message: format!("cannot write opencode's folders in {}: {error}", folders.root().display()),
+        })?;
+        let deadline = Instant::now() + setup.timings.server_start;
+        for _ in 0..PORT_TRIES {
+            let port = free_port()?;
+            let mut spec = ChildSpec::new(name, &setup.binary, folders.root());
+            spec.args = ["serve", "--hostname", "127.0.0.1", "--port", &port.to_string()].map(Into::into).to_vec();
+            spec.env.clone_from(&environment);
+            spec.kill_grace = setup.timings.kill_grace;
+            spec.log = setup.logs.as_ref().map(|logs| logs.join(format!("{name}.log")));
+            let child = setup
+                .supervisor
+                .spawn(spec)
+                .await
+                .map_err(|error| AgentError { ending: Ending::Misconfigured, message: error.to_string() })?;
+            let within = deadline.saturating_duration_since(Instant::now());
+            match child.wait_line(within, |line| line.text.contains("server listening on http://")).await {
+                Ok(_) => {}
+                Err(WaitError::Ended(_)) if port_was_taken(&child) => {
+                    tracing::debug!(port, "somebody else took the port; trying another");
+                    continue;
+                }
+                Err(error) => {
+                    child.stop(setup.timings.kill_grace).await;
+                    return Err(did_not_start(&child, &error));
+                }
+            }
+            let client = Client::new(port, SecretString::from(password), setup.timings.server_request)
+                .map_err(|error| lost(error.to_string()))?;
+            let config_hash = plan.hash(&version.to_string());
+            let server = Self::watch(client, child, setup, config_hash, plan.is_trusted());
+            if let Err(error) = server.become_healthy(deadline).await {
+                server.stop().await;
+                return Err(error);
+            }
+            return Ok(server);
+        }
+        Err(lost(format!("opencode's server found its port taken {PORT_TRIES} times")))
+    }
+
+    fn watch(client: Client, child: Child, setup: &OpencodeSetup, config_hash: String, trusted: bool) -> Self {
+        let stop = CancellationToken::new();
+        let gone = CancellationToken::new();
+        let hub = Arc::new(Hub::default());
+        let (connected, is_connected) = watch::channel(false);
+        let silence = setup.timings.stream_silence;
+        tokio::spawn(read_stream(client.clone(), Arc::clone(&hub), silence, connected, stop.clone()));
+        let watcher = watch_over(client.clone(), child.clone(), is_connected.clone(), setup.timings, gone.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watcher));
+        Self {
+            client,
+            hub,
+            config_hash,
+            trusted,
+            gone,
+            cold: Arc::new(Semaphore::new(COLD_AT_ONCE)),
+            warm: Mutex::default(),
+            facts: tokio::sync::Mutex::default(),
+            turns: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+            child,
+            connected: is_connected,
+            kill_grace: setup.timings.kill_grace,
+            _tasks: stop.drop_guard(),
+        }
+    }
+
+    /// Waits until it answers and its stream is open, and checks its version.
+    async fn become_healthy(&self, deadline: Instant) -> Result<(), AgentError> {
+        let late =
+            |what: &str| lost(format!("opencode's server {what} in time; its last lines: {}", tail(&self.child)));
+        let health = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late("did not answer"));
+            }
+            match self.client.health(HEALTH_TRY.min(left)).await {
+                Ok(health) if health.healthy => break health,
+                Ok(_) => {}
+                Err(_) if self.gone.is_cancelled() => return Err(late("ended instead of answering")),
+                Err(error) => tracing::debug!(%error, "opencode is not healthy yet"),
+            }
+            tokio::time::sleep(HEALTH_PAUSE).await;
+        };
+        if Version::find_in(&health.version).is_some_and(|version| version < OPENCODE_FLOOR) {
+            let message = format!("opencode's server is version {}, older than {OPENCODE_FLOOR}", health.version);
+            return Err(AgentError { ending: Ending::Misconfigured, message });
+        }
+        let mut connected = self.connected.clone();
+        let left = deadline.saturating_duration_since(Instant::now());
+        match timeout(left, connected.wait_for(|connected| *connected)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(late("did not open its event stream")),
+        }
+    }
+
+    /// Whether it can take new turns.
+    pub(super) fn is_usable(&self) -> bool {
+        !self.gone.is_cancelled() && self.child.exit().is_none() && !self.retired.load(Ordering::Acquire)
+    }
+
+    /// Whether it answers; asked only when its stream is down, as it is when the process has just died.
+    pub(super) async fn answers(&self) -> bool {
+        *self.connected.borrow() || self.client.health(HEALTH_WAIT).await.is_ok()
+    }
+
+    /// Takes no new turns; it is ended when the last handle is gone.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Counts a turn as running until the answer is dropped.
+    pub(super) fn begin_turn(self: &Arc<Self>) -> RunningTurn {
+        self.turns.fetch_add(1, Ordering::AcqRel);
+        RunningTurn(Arc::clone(self))
+    }
+
+    /// Turns that run on it.
+    pub(super) fn turns(&self) -> usize {
+        self.turns.load(Ordering::Acquire)
+    }
+
+    /// Whether a directory had a turn already.
+    pub(super) fn is_warm(&self, directory: &Path) -> bool {
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner).contains(directory)
+    }
+
+    /// Notes that a directory has had its first turn, or is held no more.
+    pub(super) fn set_warm(&self, directory: &Path, is_warm: bool) {
+        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_warm {
+            warm.insert(directory.to_owned());
+        } else {
+            warm.remove(directory);
+        }
+    }
+
+    /// Ends it and all that it started.
+    pub(super) async fn stop(&self) {
+        self.retire();
+        self.gone.cancel();
+        if self.child.stop(self.kill_grace).await.is_none() {
+            tracing::error!(pid = self.child.pid(), "opencode's server cannot be ended");
+        }
+    }
+
+    /// Its process.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.pid()
+    }
+}
+
+/// Waits until the process ends, or ends it when it is stuck: no stream, and no answer to a health request either.
+async fn watch_over(
+    client: Client,
+    child: Child,
+    mut connected: watch::Receiver<bool>,
+    timings: Timings,
+    gone: CancellationToken,
+) {
+    let stuck = async {
+        loop {
+            becomes(&mut connected, false).await;
+            if timeout(timings.stream_silence, becomes(&mut connected, true)).await.is_ok() {
+                continue;
+            }
+            if let Err(error) = client.health(HEALTH_WAIT.min(timings.server_request)).await {
+                tracing::warn!(pid = child.pid(), %error, "opencode's server is stuck; ending it");
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        exit = child.exited() => tracing::info!(pid = child.pid(), %exit, "opencode's server ended"),
+        () = stuck => {
+            gone.cancel();
+            child.stop(timings.kill_grace).await;
+        }
+    }
+    gone.cancel();
+}
+
+/// Waits until the stream is open, or is not. For ever, if nobody reads it any more.
+async fn becomes(connected: &mut watch::Receiver<bool>, wanted: bool) {
+    if connected.wait_for(|connected| *connected == wanted).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// 256 random bits, in hexadecimal digits.
+fn fresh_password() -> String {
+    rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A port of loopback that is free at this moment.
+fn free_port() -> Result<u16, AgentError> {
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    port.map(|address| address.port()).map_err(|error| lost(format!("no free port for opencode's server: {error}")))
+}
+
+fn port_was_taken(child: &Child) -> bool {
+    let words = ["ServeError", "EADDRINUSE", "in use"];
+    child.tail().iter().any(|line| words.iter().any(|word| line.text.contains(word)))
+}
+
+fn tail(child: &Child) -> String {
+    let lines = child.tail();
+    let last: Vec<_> = lines.iter().rev().take(TAIL).rev().map(|line| line.text.trim()).collect();
+    if last.is_empty() { "(none)".to_owned() } else { last.join(" / ") }
+}
+
+fn did_not_start(child: &Child, error: &WaitError) -> AgentError {
+    let message = format!("opencode's server did not start: {error}; its last lines: {}", tail(child));
+    // One that ends by itself does not like what it was given; anything else may be the machine's trouble.
+    let ended_itself = matches!(error, WaitError::Ended(crate::supervise::Exit::Code(_)));
+    AgentError { ending: if ended_itself { Ending::Misconfigured } else { Ending::ServerLost }, message }
+}
+
+fn lost(message: String) -> AgentError {
+    AgentError { ending: Ending::ServerLost, message }
+}

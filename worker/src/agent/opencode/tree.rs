@@ -1,0 +1,111 @@
+//! The conversation of a turn and those of its subagents: their messages, and what all of them cost.
+//!
+//! A subagent's cost is not in its parent's, so the tree is followed and summed. Only what came after our prompt counts: a
+//! subagent's conversation can be an older one that goes on.
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use super::{
+    client::{Client, ClientError},
+    transcript::usage_of,
+    wire::{Message, MessageWithParts, Session},
+};
+use crate::model::usage::StepUsage;
+
+/// Conversations of one tree that are read at most.
+const MAX_SESSIONS: usize = 500;
+
+/// Messages heard of or read, of the whole tree.
+#[derive(Debug)]
+pub(super) struct Tree {
+    root: String,
+    messages: BTreeMap<(String, String), Message>,
+    running_tools: HashSet<String>,
+}
+
+impl Tree {
+    pub(super) fn new(root: &str) -> Self {
+        Self { root: root.to_owned(), messages: BTreeMap::new(), running_tools: HashSet::new() }
+    }
+
+    /// Takes a message, in its newest form.
+    pub(super) fn message(&mut self, message: &Message) {
+        self.messages.insert((message.session.clone(), message.id.clone()), message.clone());
+    }
+
+    /// Takes the status of a tool call. The call that runs a subagent says nothing: the subagent may be the one that is stuck.
+    pub(super) fn tool(&mut self, part: &str, tool: &str, status: &str) {
+        if status == "running" && tool != "task" {
+            self.running_tools.insert(part.to_owned());
+        } else {
+            self.running_tools.remove(part);
+        }
+    }
+
+    /// Whether a tool runs, anywhere in the tree.
+    pub(super) fn has_running_tools(&self) -> bool {
+        !self.running_tools.is_empty()
+    }
+
+    /// Reads the subagents' conversations, as deep as they go.
+    pub(super) async fn read_subagents(&mut self, client: &Client, children: Vec<Session>) -> Result<(), ClientError> {
+        let mut open: VecDeque<Session> = children.into();
+        let mut seen = HashSet::new();
+        while let Some(session) = open.pop_front() {
+            if !seen.insert(session.id.clone()) || seen.len() > MAX_SESSIONS {
+                continue;
+            }
+            let (messages, children) =
+                tokio::try_join!(client.messages(&session.id, |_| false), client.children(&session.id))?;
+            for mut message in messages {
+                message.info.session.clone_from(&session.id);
+                self.message(&message.info);
+            }
+            open.extend(children);
+        }
+        Ok(())
+    }
+
+    /// What each step since our message cost, the conversation's own first.
+    pub(super) fn usage(&self, ours: &str) -> Vec<StepUsage> {
+        let Some(since) = self.messages.get(&(self.root.clone(), ours.to_owned())).map(|message| message.time.created)
+        else {
+            return Vec::new();
+        };
+        let of = |is_root: bool| {
+            let messages = self.messages.iter().filter(move |((session, _), _)| (*session == self.root) == is_root);
+            messages
+                .filter(move |(_, message)| message.time.created >= since)
+                .filter_map(|((session, _), message)| usage_of(session, message))
+        };
+        of(true).chain(of(false)).collect()
+    }
+}
+
+/// Our message and all that follow it, in the order in which they were made. Empty if ours is not there.
+///
+/// By time, not by id: our ids do not sort among opencode's.
+pub(super) fn since(messages: Vec<MessageWithParts>, ours: &str) -> Vec<MessageWithParts> {
+    let Some(since) = messages.iter().find(|message| message.info.id == ours).map(|message| message.info.time.created)
+    else {
+        return Vec::new();
+    };
+    let mut after: Vec<_> = messages
+        .into_iter()
+        .filter(|message| message.info.time.created >= since || message.info.parent.as_deref() == Some(ours))
+        .collect();
+    // Stable: what was made in the same millisecond stays in the server's order, but ours comes first.
+    after.sort_by(|a, b| {
+        let rank = |message: &MessageWithParts| (message.info.id != ours, message.info.time.created);
+        rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal)
+    });
+    after
+}
+
+/// Whether enough pages were read to know all since our message, if it is there at all.
+pub(super) fn reaches(messages: &[MessageWithParts], ours: &str) -> bool {
+    let is_there = messages.iter().any(|message| message.info.id == ours);
+    let follows = messages.iter().any(|message| message.info.parent.as_deref() == Some(ours));
+    // Without a trace of it in the newest page it was never sent: nothing comes between a prompt and its answers.
+    is_there || !follows
+}

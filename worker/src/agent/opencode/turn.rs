@@ -1,0 +1,535 @@
+//! One turn: the prompt is sent, and followed until it is over.
+//!
+//! Waiting and deciding are apart: this waits, reads and tells; [`Watch`] decides. Events are a hint and save time; what
+//! counts is read by GET at the end, and whenever something was lost.
+
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::{sync::OwnedSemaphorePermit, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    client::{ClientError, PromptBody},
+    ending::{Broken, Context, name_ending},
+    instructions,
+    server::Server,
+    settle::{Demand, Limits, Snapshot, Watch},
+    stream::{Delivery, Subscription},
+    transcript::{Transcript, plan},
+    tree::{self, Tree},
+    wire::{Ask, Event, Message, MessageWithParts, RawEvent, Status},
+};
+use crate::{
+    agent::{AgentSession, Prompt, TurnReport},
+    config::Timings,
+    model::{event::AgentEvent, outcome::Ending},
+};
+
+/// Times that a prompt is posted when no answer comes: the same ids make that harmless.
+const POSTS: usize = 3;
+/// How long a worktree's first turn keeps others' first turns waiting at most.
+const COLD_WITHIN: Duration = Duration::from_secs(20);
+/// How long events of a stopped turn wait for somebody to take them.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// A turn under way.
+pub(super) struct Turn<'a> {
+    server: &'a Arc<Server>,
+    session: &'a AgentSession,
+    prompt: &'a Prompt,
+    events: &'a mpsc::Sender<AgentEvent>,
+    stop: &'a CancellationToken,
+    watch: Watch,
+    transcript: Transcript,
+    tree: Tree,
+    /// Assistant messages heard of, and whether their finish was.
+    finished: std::collections::HashMap<String, bool>,
+    answered: HashSet<String>,
+    /// Only a full GET tells what happened.
+    must_read: bool,
+    cold: Option<(OwnedSemaphorePermit, Instant)>,
+}
+
+/// What a turn needs beside the server and the prompt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TurnSetup<'a> {
+    pub(super) timings: &'a Timings,
+    pub(super) show_reasoning: bool,
+}
+
+/// A turn cannot go on.
+enum Cut {
+    /// The server is gone, or does not answer.
+    ServerLost(String),
+    /// It refused what we asked.
+    Refused(String),
+}
+
+impl From<ClientError> for Cut {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Unreachable { .. } => Self::ServerLost(error.to_string()),
+            ClientError::Refused { .. } | ClientError::NotUnderstood { .. } => Self::Refused(error.to_string()),
+        }
+    }
+}
+
+/// Runs a turn from the prompt to its end.
+pub(super) async fn run(
+    server: &Arc<Server>,
+    session: &AgentSession,
+    prompt: &Prompt,
+    events: &mpsc::Sender<AgentEvent>,
+    stop: &CancellationToken,
+    setup: TurnSetup<'_>,
+) -> TurnReport {
+    let _running = server.begin_turn();
+    let mut subscription = server.hub.subscribe(&session.id);
+    let mut turn = Turn {
+        server,
+        session,
+        prompt,
+        events,
+        stop,
+        watch: Watch::new(Limits::new(setup.timings), Instant::now()),
+        transcript: Transcript::new(&session.id, setup.show_reasoning, HashSet::new()),
+        tree: Tree::new(&session.id),
+        finished: std::collections::HashMap::new(),
+        answered: HashSet::new(),
+        must_read: false,
+        cold: None,
+    };
+    let ended = match turn.begin(setup).await {
+        Ok(Some(ended)) => Ok(ended),
+        Ok(None) => turn.follow(&mut subscription).await,
+        Err(cut) => Err(cut),
+    };
+    let (ending, error) = ended.unwrap_or_else(|cut| match cut {
+        Cut::ServerLost(why) => (Ending::ServerLost, format!("opencode's server was lost during the turn: {why}")),
+        Cut::Refused(why) => (Ending::AgentError, why),
+    });
+    TurnReport {
+        ending,
+        error,
+        summary: turn.transcript.summary().to_owned(),
+        steps: turn.tree.usage(&prompt.message_id),
+    }
+}
+
+impl Turn<'_> {
+    /// Sends the prompt, unless it is there and answered already.
+    async fn begin(&mut self, setup: TurnSetup<'_>) -> Result<Option<(Ending, String)>, Cut> {
+        let ours = self.prompt.message_id.as_str();
+        let messages = self.lives(self.read_messages()).await?;
+        let mine = tree::since(messages.clone(), ours);
+        let earlier = messages.into_iter().map(|message| message.info.id);
+        let earlier = earlier.filter(|id| !mine.iter().any(|message| message.info.id == *id)).collect();
+        self.transcript = Transcript::new(&self.session.id, setup.show_reasoning, earlier);
+        if !mine.is_empty() {
+            self.take_messages(&mine, false).await;
+            if let Some(ended) = self.ended_before(&mine).await? {
+                return Ok(Some(ended));
+            }
+            self.tell(AgentEvent::Status { message: "continuing a prompt that opencode has already".to_owned() }).await;
+        }
+        if !self.enter_cold_gate().await {
+            return Ok(Some(Broken::Stopped.ending()));
+        }
+        let directory = self.session.directory.clone();
+        let read = if self.session.project.trusted {
+            // opencode reads them by itself then.
+            instructions::Instructions::default()
+        } else {
+            tokio::task::spawn_blocking(move || instructions::read(&directory)).await.unwrap_or_default()
+        };
+        if let Some(message) = read.warning {
+            self.tell(AgentEvent::Warning { message }).await;
+        }
+        self.post(read.text.as_deref()).await?;
+        self.watch = Watch::new(Limits::new(setup.timings), Instant::now());
+        Ok(None)
+    }
+
+    /// Whether a prompt that is there was answered to the end, by a turn that nobody recorded.
+    async fn ended_before(&mut self, mine: &[MessageWithParts]) -> Result<Option<(Ending, String)>, Cut> {
+        let statuses = self.lives(self.server.client.statuses(&self.session.directory)).await?;
+        let is_idle = matches!(statuses.get(&self.session.id), None | Some(Status::Idle));
+        let Some(last) = mine.iter().rev().map(|message| &message.info).find(|info| info.is_assistant()) else {
+            return Ok(None);
+        };
+        let was_final = match (&last.finish, &last.error) {
+            (_, Some(error)) => error.name != "MessageAbortedError",
+            (Some(finish), None) => finish != "tool-calls" && finish != "unknown",
+            (None, None) => false,
+        };
+        if !is_idle || !last.is_complete() || !was_final {
+            return Ok(None);
+        }
+        let children = self.lives(self.server.client.children(&self.session.id)).await?;
+        self.read_subagents(children).await?;
+        self.take_messages(mine, true).await;
+        Ok(Some(name_ending(mine, &Context::default())))
+    }
+
+    async fn post(&mut self, system: Option<&str>) -> Result<(), Cut> {
+        let (provider, model) = self.session.model.split_once('/').unwrap_or(("", self.session.model.as_str()));
+        let body = PromptBody {
+            message: &self.prompt.message_id,
+            part: &self.prompt.part_id,
+            text: &self.prompt.text,
+            provider,
+            model,
+            mode: &self.session.mode,
+            variant: self.session.variant.as_deref(),
+            system,
+        };
+        let client = &self.server.client;
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            match self.lives(client.prompt(&self.session.id, &self.session.directory, &body)).await {
+                Ok(()) => return Ok(()),
+                Err(Cut::ServerLost(why)) if tried < POSTS && !self.server.gone.is_cancelled() => {
+                    tracing::warn!(session = %self.session.id, why, "the prompt got no answer; sending it again");
+                }
+                Err(cut) => return Err(cut),
+            }
+        }
+    }
+
+    /// Follows the turn until it is over.
+    async fn follow(&mut self, subscription: &mut Subscription) -> Result<(Ending, String), Cut> {
+        loop {
+            match self.watch.demand(Instant::now()) {
+                Demand::Break(why) => self.abort(why).await,
+                Demand::Look => {
+                    if let Some(ended) = self.look(subscription).await? {
+                        return Ok(ended);
+                    }
+                }
+                Demand::Follow(until) => self.wait(subscription, until).await?,
+            }
+            if self.cold.as_ref().is_some_and(|(_, since)| since.elapsed() > COLD_WITHIN) {
+                self.cold = None;
+            }
+        }
+    }
+
+    async fn wait(&mut self, subscription: &mut Subscription, until: Instant) -> Result<(), Cut> {
+        tokio::select! {
+            biased;
+            () = self.server.gone.cancelled() => Err(Cut::ServerLost("its process ended".to_owned())),
+            () = self.stop.cancelled(), if !self.watch.is_broken() => {
+                self.abort(Broken::Stopped).await;
+                Ok(())
+            }
+            delivery = subscription.next() => {
+                match delivery {
+                    Delivery::Event(event) => self.take(event).await,
+                    Delivery::Lost => {
+                        self.must_read = true;
+                        self.watch.lost_events(Instant::now());
+                    }
+                }
+                Ok(())
+            }
+            () = tokio::time::sleep_until(until.into()) => Ok(()),
+        }
+    }
+
+    /// Reads what the server says of the turn, tells what was missed, and decides whether it is over.
+    async fn look(&mut self, subscription: &Subscription) -> Result<Option<(Ending, String)>, Cut> {
+        let client = &self.server.client;
+        let directory = &self.session.directory;
+        if !self.must_read && !self.watch.expects_end() {
+            // The poll beside the stream: usually the turn is just busy.
+            let statuses = self.lives(client.statuses(directory)).await?;
+            self.answer_open_asks(subscription).await?;
+            if let Some(status) = statuses.get(&self.session.id).filter(|status| **status != Status::Idle) {
+                self.watch.status(status, wall_ms(), Instant::now());
+                return Ok(None);
+            }
+        }
+        let read = async {
+            tokio::try_join!(client.statuses(directory), self.read_messages(), client.children(&self.session.id))
+        };
+        let (mut statuses, messages, children) = self.lives(read).await?;
+        let messages = tree::since(messages, &self.prompt.message_id);
+        if std::mem::take(&mut self.must_read) {
+            for child in &children {
+                subscription.adopt(&child.id);
+            }
+            self.answer_open_asks(subscription).await?;
+            // Not otherwise: what is read now, the stream may be about to tell bit by bit.
+            self.take_messages(&messages, false).await;
+        }
+        let snapshot = Snapshot { status: statuses.remove(&self.session.id), messages };
+        let Some(ended) = self.watch.judge(&snapshot, Instant::now()) else { return Ok(None) };
+        self.read_subagents(children).await?;
+        self.take_messages(&snapshot.messages, true).await;
+        if self.watch.is_broken() && !matches!(snapshot.status, None | Some(Status::Idle)) {
+            self.give_up_server().await;
+        }
+        if ended.0 == Ending::AgentError && snapshot.last().is_none() {
+            return Ok(Some(self.explain_refusal(ended).await));
+        }
+        Ok(Some(ended))
+    }
+
+    /// opencode did not even begin, and its error may be just a stack trace. What we know to cause that, we look up.
+    async fn explain_refusal(&self, ended: (Ending, String)) -> (Ending, String) {
+        let (client, directory) = (&self.server.client, &self.session.directory);
+        let (mode, model) = (&self.session.mode, &self.session.model);
+        if let Ok(modes) = client.modes(directory).await
+            && !modes.iter().any(|known| known.name == *mode)
+        {
+            return (Ending::AgentInvalid, format!("opencode has no mode \"{mode}\""));
+        }
+        let (provider, name) = model.split_once('/').unwrap_or(("", model));
+        if let Ok(known) = client.providers(directory).await
+            && !known.providers.iter().any(|known| known.id == provider && known.models.contains_key(name))
+        {
+            return (Ending::ModelInvalid, format!("opencode has no model \"{model}\""));
+        }
+        ended
+    }
+
+    /// An abort did nothing: the server is not to be trusted with another turn. Others that run on it go on.
+    async fn give_up_server(&self) {
+        if self.server.turns() <= 1 {
+            tracing::warn!(pid = self.server.pid(), "opencode did not abort a turn; its server will be replaced");
+            self.server.retire();
+        } else {
+            let message = "opencode did not abort this turn; it may go on until its server is free to be replaced";
+            self.tell(AgentEvent::Warning { message: message.to_owned() }).await;
+        }
+    }
+
+    async fn abort(&mut self, why: Broken) {
+        let (client, directory) = (&self.server.client, &self.session.directory);
+        if let Err(error) = client.abort(&self.session.id, directory).await {
+            tracing::warn!(session = %self.session.id, %error, "aborting a turn failed");
+        }
+        self.watch.broke(why, Instant::now());
+    }
+
+    async fn take(&mut self, event: RawEvent) {
+        let now = Instant::now();
+        let is_root = event.session.as_deref() == Some(self.session.id.as_str());
+        self.watch.heard(now);
+        let mut told = Vec::new();
+        match event.read() {
+            Event::Message(message) => self.take_message(&message, is_root),
+            Event::Part(part) => {
+                self.tree.tool(&part.id, &part.tool, &part.state.status);
+                self.watch.tools_running(self.tree.has_running_tools());
+                self.watch.progressed();
+                if is_root {
+                    self.transcript.part(&part, &mut told);
+                }
+            }
+            Event::Delta { message, part, field, delta } => {
+                self.watch.progressed();
+                if is_root {
+                    self.transcript.delta(&message, &part, &field, &delta, &mut told);
+                }
+            }
+            Event::Status(status) => {
+                if let Status::Retry { attempt, message, next } = &status {
+                    #[expect(clippy::cast_possible_truncation, reason = "`as` saturates")]
+                    let next_at_ms = next.map(|next| next as i64);
+                    told.push(AgentEvent::Retry { attempt: *attempt, message: message.clone(), next_at_ms });
+                    self.watch.status(&status, wall_ms(), now);
+                } else if is_root {
+                    self.watch.status(&status, wall_ms(), now);
+                }
+            }
+            Event::Idle if is_root => self.watch.idle(now),
+            Event::Error(error) if is_root => {
+                self.cold = None;
+                self.watch.error(error, now);
+            }
+            Event::Ask(ask) => self.answer(ask).await,
+            Event::Question(question) => self.reject_question(&question.id).await,
+            Event::Plan(items) if is_root => told.push(plan(items)),
+            Event::Compacted => {
+                told.push(AgentEvent::Status {
+                    message: "opencode summarised the conversation to make room".to_owned(),
+                });
+            }
+            Event::Unknown => told.push(AgentEvent::Unknown { name: event.name }),
+            Event::Idle | Event::Error(_) | Event::Plan(_) | Event::Ignored => {}
+        }
+        if self.transcript.take_missing() {
+            self.must_read = true;
+            self.watch.lost_events(now);
+        }
+        for event in told {
+            self.tell(event).await;
+        }
+    }
+
+    fn take_message(&mut self, message: &Message, is_root: bool) {
+        if is_root && self.transcript.is_earlier(&message.id) {
+            return;
+        }
+        self.tree.message(message);
+        if !is_root {
+            return;
+        }
+        self.transcript.message(message);
+        if message.id == self.prompt.message_id {
+            self.watch.saw_user();
+        }
+        if message.is_assistant() {
+            if !self.finished.contains_key(&message.id) {
+                self.watch.saw_assistant(None);
+                self.finished.insert(message.id.clone(), false);
+                if self.cold.take().is_some() {
+                    self.server.set_warm(&self.session.directory, true);
+                }
+            }
+            let finished = self.finished.entry(message.id.clone()).or_default();
+            if !*finished && let Some(finish) = &message.finish {
+                *finished = true;
+                self.watch.saw_assistant(Some(finish));
+            }
+        }
+    }
+
+    /// Takes messages that were read by GET.
+    async fn take_messages(&mut self, messages: &[MessageWithParts], over: bool) {
+        for message in messages {
+            let mut info = message.info.clone();
+            info.session.clone_from(&self.session.id);
+            self.take_message(&info, true);
+            for part in message.parts.iter().filter(|part| part.kind == "tool") {
+                self.tree.tool(&part.id, &part.tool, &part.state.status);
+            }
+        }
+        self.watch.tools_running(self.tree.has_running_tools());
+        let mut told = Vec::new();
+        self.transcript.reconcile(messages, over, &mut told);
+        if !told.is_empty() {
+            self.watch.heard(Instant::now());
+        }
+        for event in told {
+            self.tell(event).await;
+        }
+    }
+
+    async fn answer_open_asks(&mut self, subscription: &Subscription) -> Result<(), Cut> {
+        let (client, directory) = (&self.server.client, &self.session.directory);
+        let read = async { tokio::try_join!(client.asks(directory), client.questions(directory)) };
+        let (asks, questions) = self.lives(read).await?;
+        for ask in asks {
+            if subscription.owns(&ask.session) {
+                self.answer(ask).await;
+            }
+        }
+        for question in questions {
+            if subscription.owns(&question.session) {
+                self.reject_question(&question.id).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a permission ask by the project's policy, at once: nobody is there to wait for.
+    async fn answer(&mut self, ask: Ask) {
+        if !self.answered.insert(ask.id.clone()) {
+            return;
+        }
+        let reply = if self.session.project.allow_asks { "once" } else { "reject" };
+        if let Err(error) = self.server.client.answer_ask(&self.session.directory, &ask.id, reply).await {
+            // It may have been answered by an abort; if not, the poll finds it again.
+            tracing::debug!(ask = %ask.id, %error, "answering an ask failed");
+            self.answered.remove(&ask.id);
+            return;
+        }
+        if reply == "reject" {
+            self.watch.ask_rejected();
+            let what = if ask.patterns.is_empty() { String::new() } else { format!(" ({})", ask.patterns.join(", ")) };
+            let message = format!("the agent asked for the permission \"{}\"{what} and was refused", ask.permission);
+            self.tell(AgentEvent::Warning { message }).await;
+        }
+        let Ask { id, permission, patterns, .. } = ask;
+        self.tell(AgentEvent::Ask { id, permission, patterns, answer: reply.to_owned() }).await;
+    }
+
+    async fn reject_question(&mut self, id: &str) {
+        if !self.answered.insert(id.to_owned()) {
+            return;
+        }
+        if let Err(error) = self.server.client.reject_question(&self.session.directory, id).await {
+            tracing::debug!(question = id, %error, "rejecting a question failed");
+            self.answered.remove(id);
+            return;
+        }
+        self.watch.question_rejected();
+        let message = "the agent asked a question, which nobody is there to answer".to_owned();
+        self.tell(AgentEvent::Warning { message }).await;
+    }
+
+    async fn read_subagents(&mut self, children: Vec<super::wire::Session>) -> Result<(), Cut> {
+        let server = self.server;
+        let read = self.tree.read_subagents(&server.client, children);
+        tokio::select! {
+            read = read => read.map_err(Cut::from),
+            () = server.gone.cancelled() => Err(Cut::ServerLost("its process ended".to_owned())),
+        }
+    }
+
+    async fn read_messages(&self) -> Result<Vec<MessageWithParts>, ClientError> {
+        let ours = &self.prompt.message_id;
+        self.server.client.messages(&self.session.id, |messages| tree::reaches(messages, ours)).await
+    }
+
+    /// Waits for a request, as long as the server lives.
+    async fn lives<T>(&self, request: impl Future<Output = Result<T, ClientError>>) -> Result<T, Cut> {
+        tokio::select! {
+            biased;
+            answer = request => answer.map_err(Cut::from),
+            () = self.server.gone.cancelled() => Err(Cut::ServerLost("its process ended".to_owned())),
+        }
+    }
+
+    /// Lets only a few worktrees have their first turn at once. False if we were told to stop meanwhile.
+    async fn enter_cold_gate(&mut self) -> bool {
+        if self.server.is_warm(&self.session.directory) {
+            return !self.stop.is_cancelled();
+        }
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            permit = Arc::clone(&self.server.cold).acquire_owned() => {
+                self.cold = permit.ok().map(|permit| (permit, Instant::now()));
+                true
+            }
+        }
+    }
+
+    /// Tells those who follow the turn. They may be slow, which slows us down, but cannot keep us from stopping.
+    async fn tell(&self, event: AgentEvent) {
+        let told = async {
+            tokio::select! {
+                biased;
+                sent = self.events.send(event.clone()) => return sent.is_ok(),
+                () = self.stop.cancelled() => {}
+                () = self.server.gone.cancelled() => {}
+            }
+            tokio::time::timeout(LAST_WORDS, self.events.send(event)).await.is_ok()
+        };
+        if !told.await {
+            tracing::debug!("nobody took an event of a turn");
+        }
+    }
+}
+
+fn wall_ms() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0
+}

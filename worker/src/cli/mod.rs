@@ -1,0 +1,158 @@
+//! The command line: reads words, calls [`crate::actions`] and [`crate::service`], prints what they say.
+//!
+//! No logic lives here. Everything printed goes through [`screen`], and every text that comes from an agent, a repository or
+//! another person is made safe for terminals by [`text`] first.
+
+mod args;
+mod args_host;
+mod bench;
+mod database;
+mod demo;
+mod diff;
+mod doctor;
+mod failure;
+mod lists;
+mod live;
+mod project;
+mod screen;
+mod setup;
+mod show;
+mod tasks;
+mod text;
+mod uninstall;
+mod worker;
+
+use std::{ffi::OsString, process::ExitCode, time::Duration};
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use self::{
+    args::{Cli, Command, Global},
+    failure::{Exit, Failure, Outcome},
+    screen::Screen,
+};
+use crate::{
+    config::{self, Settings, Sources},
+    git::Git,
+};
+
+/// What every command is given.
+#[derive(Clone, Debug)]
+struct Context {
+    settings: Settings,
+    screen: Screen,
+    /// What was said for all commands, to be said again to a worker in the background.
+    global: Global,
+}
+
+impl Context {
+    /// git, as the user's environment has it.
+    async fn git(&self) -> Outcome<Git> {
+        let environment = self.settings.environment.0.iter().map(|(name, value)| (name.clone(), value.clone()));
+        Ok(Git::new(None, environment.collect(), self.settings.home.clone()).await?)
+    }
+
+    /// The id of this host.
+    fn host_id(&self) -> Outcome<String> {
+        config::host_id(&self.settings.home).map_err(|error| {
+            let home = self.settings.home.root().display();
+            Failure::usage(
+                format!("{home}: {error}"),
+                "choose a folder that you may write: --home FOLDER, or MILLHAND_HOME",
+            )
+        })
+    }
+
+    /// A worker not heard of for this long counts as gone.
+    fn window(&self) -> Duration {
+        self.settings.timings.lease
+    }
+}
+
+/// Runs the command that the arguments name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.into_iter().collect();
+    let wants_json = arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json");
+    let cli = match Cli::command().try_get_matches_from(arguments).and_then(|found| Cli::from_arg_matches(&found)) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(misused(&error, wants_json) as u8),
+    };
+    let screen = Screen::new(cli.global.json);
+    let exit = run(cli, screen).unwrap_or_else(|failure| screen.fail(failure));
+    ExitCode::from(exit as u8)
+}
+
+/// Prints help, the version, or what is wrong with the arguments.
+fn misused(error: &clap::Error, wants_json: bool) -> Exit {
+    use clap::error::ErrorKind;
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // A reader that has seen enough is no error.
+        let _ = error.print();
+        return Exit::Done;
+    }
+    if !wants_json || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return Exit::Usage;
+    }
+    let message = error.render().to_string();
+    let first = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    Screen::new(true).fail(Failure::usage(first, "see: millhand --help"))
+}
+
+fn run(cli: Cli, screen: Screen) -> Outcome {
+    let sources = sources(&cli);
+    let settings = config::load(&sources)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::broken(format!("cannot start: {error}"), None))?;
+    let context = Context { settings, screen, global: cli.global.clone() };
+    let outcome = runtime.block_on(dispatch(&context, cli.command));
+    // A read of stdin cannot be taken back; it must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    outcome
+}
+
+fn sources(cli: &Cli) -> Sources {
+    let mut sources = Sources { file: cli.global.config.clone(), ..Sources::of_process() };
+    let concurrency = match &cli.command {
+        Command::Up(args::Up { concurrency, .. }) | Command::Worker(args::Worker { concurrency, .. }) => *concurrency,
+        _ => None,
+    };
+    let flags = [
+        ("home", "--home", cli.global.home.clone()),
+        ("database.url", "--database-url", cli.global.database_url.clone()),
+        ("worker.concurrency", "--concurrency", concurrency.map(|turns| turns.to_string())),
+    ];
+    sources.flags = flags.into_iter().filter_map(|(key, flag, text)| Some((key, flag, text?))).collect();
+    sources
+}
+
+async fn dispatch(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Setup => setup::setup(context).await,
+        Command::Up(arguments) => worker::up(context, &arguments).await,
+        Command::Status => worker::status(context).await,
+        Command::Down(arguments) => worker::down(context, &arguments).await,
+        Command::Demo(args::Demo {}) => demo::demo(context).await,
+        Command::Doctor => doctor::doctor(context).await,
+        Command::Models(arguments) => doctor::models(context, &arguments).await,
+        Command::Worker(arguments) => worker::worker(context, &arguments).await,
+        Command::Uninstall(arguments) => uninstall::uninstall(context, &arguments).await,
+        Command::Run(arguments) => tasks::run(context, arguments).await,
+        Command::Send(arguments) => tasks::send(context, arguments).await,
+        Command::Ls(arguments) => lists::ls(context, arguments).await,
+        Command::Show(arguments) => show::show(context, arguments.id).await,
+        Command::Attach(arguments) => live::attach(context, &arguments).await,
+        Command::Diff(arguments) => diff::diff(context, &arguments).await,
+        Command::Inbox(arguments) => lists::inbox(context, arguments.limit).await,
+        Command::Retry(arguments) => tasks::retry(context, arguments).await,
+        Command::Dismiss(arguments) => tasks::dismiss(context, arguments.task).await,
+        Command::Cancel(arguments) => tasks::cancel(context, arguments.task).await,
+        Command::Project(command) => project::project(context, command).await,
+        Command::Stats(args::Stats::Costs(arguments)) => lists::costs(context, arguments.by.into()).await,
+        Command::Migrate(arguments) => database::migrate(context, &arguments).await,
+        Command::Db(command) => database::db(context, command).await,
+        Command::Bench(arguments) => bench::bench(context, &arguments).await,
+    }
+}

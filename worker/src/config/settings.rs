@@ -1,0 +1,214 @@
+//! The settings, parsed: what the rest of the program is given.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    fmt,
+    path::PathBuf,
+};
+
+use secrecy::SecretString;
+
+use super::{Home, Timings};
+use crate::model::retry::RetryPolicy;
+
+/// All settings of a process, read once.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `MILLHAND_HOME`: where all data of this host lives.
+    pub home: Home,
+    /// The database.
+    pub database: DatabaseSettings,
+    /// How much a worker takes on.
+    pub worker: WorkerSettings,
+    /// All durations.
+    pub timings: Timings,
+    /// Bounds on trying again.
+    pub retry: RetryPolicy,
+    /// The agent opencode.
+    pub opencode: OpencodeSettings,
+    /// The private Postgres.
+    pub postgres: PostgresSettings,
+    /// Logging.
+    pub log: LogSettings,
+    /// The environment that the process was started in: where programs are looked for, and what agents are passed of it.
+    pub environment: Environment,
+}
+
+/// The environment of the process, taken once. Its values may be secrets, so they are not shown.
+#[derive(Clone, Default)]
+pub struct Environment(pub BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// A variable, unless it is missing or empty.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+    }
+
+    /// The same, if it is UTF-8.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.get(name)?.to_str()
+    }
+}
+
+impl<N: Into<OsString>, V: Into<OsString>> FromIterator<(N, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(variables: I) -> Self {
+        Self(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+/// Which database, and how to talk to it.
+#[derive(Clone)]
+pub struct DatabaseSettings {
+    /// URL from a flag, `MILLHAND_DATABASE_URL`, the file or `DATABASE_URL`, in this order; none: see `variables`.
+    pub url: Option<SecretString>,
+    /// Where the URL came from, for error messages.
+    pub url_from: String,
+    /// The `PG*` variables of the environment. Without a URL, and with `PGHOST`, `PGHOSTADDR` or `PGSERVICE` among
+    /// them, they name the database. Without any of them, the private Postgres is used.
+    pub variables: BTreeMap<String, SecretString>,
+    /// Listen for notifications; off for poolers such as PgBouncer, which then costs latency only.
+    pub listen: bool,
+}
+
+impl DatabaseSettings {
+    /// Whether the `PG*` variables say where a database is.
+    pub fn variables_name_a_database(&self) -> bool {
+        ["PGHOST", "PGHOSTADDR", "PGSERVICE"].iter().any(|name| self.variables.contains_key(*name))
+    }
+
+    /// Whether Millhand runs a Postgres of its own.
+    pub fn is_private(&self) -> bool {
+        self.url.is_none() && !self.variables_name_a_database()
+    }
+}
+
+impl fmt::Debug for DatabaseSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatabaseSettings")
+            .field("url_from", &self.url_from)
+            .field("variables", &self.variables.keys())
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How much a worker takes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerSettings {
+    /// Turns at once; none: [`WorkerSettings::turns_at_once`] works it out.
+    pub concurrency: Option<usize>,
+}
+
+/// More turns than this on one host are asked for by number only.
+const MOST_BY_DEFAULT: usize = 64;
+
+impl WorkerSettings {
+    /// Turns at once: as set, else for this machine.
+    pub fn turns_at_once(&self) -> usize {
+        self.concurrency.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            turns_for(cores, super::machine::memory_bytes())
+        })
+    }
+}
+
+/// Turns at once for a machine: four per core, as a turn mostly waits for its model, and no more than fit into
+/// memory at 800 MB each with 2 GB left for the rest.
+pub fn turns_for(cores: usize, memory_bytes: Option<u64>) -> usize {
+    const LEFT_FOR_THE_REST: u64 = 2_000_000_000;
+    const PER_TURN: u64 = 800_000_000;
+    let by_memory = memory_bytes.map_or(usize::MAX, |bytes| {
+        usize::try_from(bytes.saturating_sub(LEFT_FOR_THE_REST) / PER_TURN).unwrap_or(usize::MAX)
+    });
+    cores.saturating_mul(4).min(by_memory).clamp(1, MOST_BY_DEFAULT)
+}
+
+/// How opencode is found and run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpencodeSettings {
+    /// The binary; none: looked for.
+    pub binary: Option<PathBuf>,
+    /// The operator's opencode configuration, on top of the user's own: JSON, or the path of a file with it.
+    pub config: Option<String>,
+    /// Provider of model names without one.
+    pub default_provider: Option<String>,
+    /// Model of tasks that name none, in projects that name none; none: the user's opencode configuration.
+    pub default_model: Option<String>,
+    /// Let opencode take snapshots of its own.
+    pub snapshot: bool,
+    /// Let opencode run language servers.
+    pub lsp: bool,
+    /// Let opencode run formatters.
+    pub formatter: bool,
+}
+
+/// The private Postgres.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresSettings {
+    /// Folder with `postgres` and `initdb`; none: looked for.
+    pub binaries: Option<PathBuf>,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Filter, as tracing-subscriber reads it: `info`, `millhand=debug,info`.
+    pub level: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+/// Form of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Settings {
+    /// The defaults of a home.
+    pub fn new(home: Home) -> Self {
+        Self {
+            home,
+            database: DatabaseSettings { url: None, url_from: String::new(), variables: BTreeMap::new(), listen: true },
+            worker: WorkerSettings { concurrency: None },
+            timings: Timings::default(),
+            retry: RetryPolicy::default(),
+            opencode: OpencodeSettings {
+                binary: None,
+                config: None,
+                default_provider: None,
+                default_model: None,
+                snapshot: false,
+                lsp: false,
+                formatter: false,
+            },
+            postgres: PostgresSettings { binaries: None },
+            log: LogSettings { level: "info".to_owned(), format: LogFormat::Text },
+            environment: Environment::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_fit_the_cores_and_the_memory() {
+        let gigabytes = |n: u64| Some(n * 1_000_000_000);
+        assert_eq!(turns_for(2, gigabytes(16)), 8);
+        assert_eq!(turns_for(16, gigabytes(16)), 17);
+        assert_eq!(turns_for(2, gigabytes(1)), 1, "never none");
+        assert_eq!(turns_for(128, None), 64);
+    }
+}

@@ -1,0 +1,94 @@
+//! Keeps the leases of this worker alive, and learns from the answer what was cancelled or lost.
+//!
+//! A heartbeat that fails is "unknown", not "lost". What counts is the worker's own clock: a turn whose lease can no longer
+//! be trusted is stopped before the lease can expire.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Trouble;
+use crate::{
+    config::Timings,
+    store::{Store, StoreError},
+    turn::lease::{Leases, StopReason},
+};
+
+/// What the heartbeat needs.
+pub struct Heartbeat {
+    /// The queue.
+    pub store: Store,
+    /// This worker.
+    pub worker: Uuid,
+    /// Leases of this worker.
+    pub leases: Leases,
+    /// A task may have been cancelled.
+    pub cancels: Arc<Notify>,
+    /// Intervals.
+    pub timings: Timings,
+}
+
+impl Heartbeat {
+    /// Beats until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let watchdog = tokio::spawn(watch(self.leases.clone(), self.timings.heartbeat / 4, stop.clone()));
+        let mut trouble = Trouble::new("renewing leases");
+        let mut ticks = tokio::time::interval(self.timings.heartbeat);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = ticks.tick() => {}
+                () = self.cancels.notified() => {}
+            }
+            trouble.note(self.beat().await);
+        }
+        let _ = watchdog.await;
+    }
+
+    async fn beat(&self) -> Result<(), StoreError> {
+        let tokens = self.leases.tokens();
+        let sent = Instant::now();
+        // Bounded, so that a connection that hangs costs one beat and not the lease.
+        let bound = self.timings.heartbeat.max(Duration::from_millis(100));
+        let states = tokio::time::timeout(bound, self.store.heartbeat(self.worker, &tokens, self.timings.lease))
+            .await
+            .map_err(|_| StoreError::Unreachable("no answer to a heartbeat".to_owned()))??;
+        for state in &states {
+            if state.renewed {
+                self.leases.confirm(state.token, sent);
+            }
+            if state.cancelled {
+                self.leases.stop(state.token, StopReason::Cancelled);
+            }
+        }
+        for token in tokens {
+            if !states.iter().any(|state| state.token == token) {
+                self.leases.stop(token, StopReason::LeaseLost);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn watch(leases: Leases, every: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(every.max(Duration::from_millis(10)));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let stopped = leases.stop_untrusted(Instant::now());
+        if stopped > 0 {
+            tracing::warn!(
+                turns = stopped,
+                "no heartbeat got through in time: stopping turns before their leases expire"
+            );
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Looks at what agents this host can run, and tells the database.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::Trouble;
+use crate::{agent::Backend, store::Store};
+
+/// Between looks.
+const EVERY: Duration = Duration::from_secs(600);
+
+/// What the prober needs.
+pub struct Prober {
+    /// Where to tell.
+    pub store: Store,
+    /// This host.
+    pub host_id: String,
+    /// Name of the agent.
+    pub agent: String,
+    /// The agent.
+    pub backend: Arc<dyn Backend>,
+}
+
+impl Prober {
+    /// Looks until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut trouble = Trouble::new("recording agents");
+        let mut ticks = tokio::time::interval(EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let probe = tokio::select! {
+                () = stop.cancelled() => return,
+                probe = self.backend.probe() => probe,
+            };
+            trouble.note(self.store.record_agent(&self.host_id, &self.agent, "opencode", &probe_row(&probe)).await);
+        }
+    }
+}
+
+fn probe_row(probe: &crate::agent::Probe) -> crate::store::queue::AgentRow<'_> {
+    crate::store::queue::AgentRow {
+        installed: probe.version.is_some() && probe.problem.is_none(),
+        version: probe.version.as_deref(),
+        problem: probe.problem.as_deref(),
+        models: &probe.models,
+    }
+}

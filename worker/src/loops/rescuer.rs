@@ -1,0 +1,70 @@
+//! Gives tasks of workers that are gone to whoever claims them next, and sweeps lines that nobody nudged.
+//!
+//! Leaderless: every worker does it, a few tasks at a time, by the database's clock.
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Trouble;
+use crate::{
+    config::Timings,
+    store::{Store, StoreError},
+};
+
+/// Tasks rescued per round; the next round follows at once while there are more.
+const AT_MOST: i64 = 100;
+/// Rounds between sweeps of the lines.
+const SWEEP_EVERY: u32 = 12;
+
+/// What the rescuer needs.
+pub struct Rescuer {
+    /// The queue.
+    pub store: Store,
+    /// Something became claimable.
+    pub wake: Arc<Notify>,
+    /// Infrastructure losses after which a person is asked.
+    pub max_infra_losses: i32,
+    /// Intervals.
+    pub timings: Timings,
+}
+
+impl Rescuer {
+    /// Rescues until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut trouble = Trouble::new("rescuing tasks");
+        let mut ticks = tokio::time::interval(self.timings.rescue);
+        let mut rounds = 0_u32;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            rounds = rounds.wrapping_add(1);
+            trouble.note(self.round(rounds.is_multiple_of(SWEEP_EVERY)).await);
+        }
+    }
+
+    async fn round(&self, sweep: bool) -> Result<(), StoreError> {
+        loop {
+            let rescued = self.store.rescue_expired(self.timings.lease, self.max_infra_losses, AT_MOST).await?;
+            for task in &rescued {
+                tracing::warn!(task = task.task_id, state = task.state, "its worker stopped answering");
+            }
+            if rescued.is_empty() {
+                break;
+            }
+            self.wake.notify_one();
+            self.store.announce().await?;
+        }
+        if sweep {
+            let stuck = self.store.sweep_lines().await?;
+            if stuck > 0 {
+                tracing::warn!(sessions = stuck, "lines stood still without a nudge; moving them");
+                self.wake.notify_one();
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,11 @@
+//! Pure types and decisions: ids, events, outcomes, retries.
+//!
+//! Nothing here does input or output, knows tokio or looks at a clock: `now` is an argument.
+
+pub mod change;
+pub mod event;
+pub mod ids;
+pub mod lane;
+pub mod outcome;
+pub mod retry;
+pub mod usage;

@@ -1,0 +1,146 @@
+//! The worker of a host, built from the settings: lock, leftovers, git, agents, turns, loops.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::Context;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use super::{Settings as WorkerSettings, Worker};
+use crate::{
+    agent::{
+        Backend,
+        opencode::{OpencodeBackend, OpencodeSetup},
+    },
+    config::{self, Settings},
+    git::Git,
+    store::Store,
+    supervise::{HostLock, Supervisor, end_family},
+    tools::{Search, find_opencode},
+    turn::{Turns, lease::Leases},
+};
+
+/// A host's worker, with the lock that makes it the only one.
+pub struct Host {
+    worker: Worker,
+    backend: Arc<OpencodeBackend>,
+    drain: std::time::Duration,
+    _lock: HostLock,
+}
+
+impl Host {
+    /// Starts the worker of this home on a database that has the current schema.
+    ///
+    /// `millhand` is the path of the program itself, which the shims are.
+    ///
+    /// # Errors
+    ///
+    /// Another worker holds the home; git or opencode is missing or too old; the database cannot be reached or has another
+    /// schema; the operator's opencode configuration is no JSON.
+    pub async fn start(settings: &Settings, store: Store, millhand: PathBuf) -> anyhow::Result<Self> {
+        let home = &settings.home;
+        config::prepare_home(home).with_context(|| format!("prepare {}", home.root().display()))?;
+        let lock = HostLock::acquire(&home.private())?;
+        let host_id = config::host_id(home).context("read the host's id")?;
+
+        // The lock proves that no worker of this home lives: what carries its mark is left over, and must be gone before anyone starts
+        // those turns again.
+        let supervisor = Supervisor::new(millhand, host_id.clone());
+        let ended = end_family(supervisor.scope(), settings.timings.kill_grace).await;
+        if ended > 0 {
+            tracing::warn!(processes = ended, "ended processes that an earlier worker left behind");
+        }
+
+        let git = Git::new(None, settings.environment.0.clone().into_iter().collect(), home.clone()).await?;
+        let backend = Arc::new(backend_with(settings, supervisor, home.private().join("opencode")).await?);
+        tracing::info!(version = git.version(), "found git");
+        let turns = Turns {
+            store: store.clone(),
+            git,
+            backend: backend.clone(),
+            home: home.clone(),
+            host_id: host_id.clone(),
+            default_model: settings.opencode.default_model.clone(),
+            timings: settings.timings,
+            retry: settings.retry,
+        };
+        let worker_settings = WorkerSettings {
+            host_id,
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            concurrency: settings.worker.turns_at_once(),
+            listen: settings.database.listen,
+            agents: vec!["opencode".to_owned()],
+            max_infra_losses: settings.retry.max_infra_losses,
+            timings: settings.timings,
+        };
+        let leases = Leases::new(settings.timings.lease);
+        let as_backend: Arc<dyn Backend> = backend.clone();
+        let worker = Worker::start(worker_settings, store, Arc::new(turns), leases, Some(as_backend)).await?;
+        Ok(Self { worker, backend, drain: settings.timings.drain, _lock: lock })
+    }
+
+    /// The worker.
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// The agent's backend.
+    pub fn backend(&self) -> &OpencodeBackend {
+        &self.backend
+    }
+
+    /// Stops in order; `hurry` cuts the drain short. The lock is let go last.
+    pub async fn stop(self, hurry: CancellationToken) {
+        self.worker.stop(self.drain, hurry).await;
+    }
+}
+
+/// opencode as the settings have it, for asking it what it offers: no worker, no lock. `scope` and `cache` are the caller's
+/// own, so that it gets in the way of no worker of this home.
+///
+/// # Errors
+///
+/// opencode is missing or too old; the operator's configuration is no JSON.
+pub async fn opencode_backend(
+    settings: &Settings,
+    scope: &str,
+    millhand: PathBuf,
+    cache: PathBuf,
+) -> anyhow::Result<OpencodeBackend> {
+    backend_with(settings, Supervisor::new(millhand, scope), cache).await
+}
+
+async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBuf) -> anyhow::Result<OpencodeBackend> {
+    let search = Search {
+        setting: settings.opencode.binary.clone(),
+        path: settings.environment.get("PATH").map(ToOwned::to_owned),
+        tools: settings.home.tools(),
+    };
+    let opencode = tokio::task::spawn_blocking(move || find_opencode(&search)).await??;
+    tracing::info!(version = %opencode.version, path = %opencode.path.display(), "found opencode");
+    Ok(OpencodeBackend::new(OpencodeSetup {
+        binary: opencode.path,
+        supervisor,
+        timings: settings.timings,
+        environment: settings.environment.0.clone(),
+        default_provider: settings.opencode.default_provider.clone(),
+        default_model: settings.opencode.default_model.clone(),
+        extra_config: operator_config(settings.opencode.config.as_deref())?,
+        snapshot: settings.opencode.snapshot,
+        lsp: settings.opencode.lsp,
+        formatter: settings.opencode.formatter,
+        show_reasoning: true,
+        cache,
+        logs: Some(settings.home.logs()),
+    }))
+}
+
+/// The operator's opencode configuration: JSON as it stands, or a file with it.
+fn operator_config(given: Option<&str>) -> anyhow::Result<Option<Value>> {
+    let Some(given) = given.map(str::trim).filter(|given| !given.is_empty()) else { return Ok(None) };
+    if given.starts_with('{') {
+        return serde_json::from_str(given).context("agent.opencode.config is not valid JSON").map(Some);
+    }
+    let text = std::fs::read_to_string(given).with_context(|| format!("agent.opencode.config: read {given}"))?;
+    serde_json::from_str(&text).with_context(|| format!("agent.opencode.config: {given} is not valid JSON")).map(Some)
+}

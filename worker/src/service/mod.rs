@@ -1,0 +1,205 @@
+//! A running worker: builds the loops, starts them, and stops them in order.
+//!
+//! Order of stopping: claim no more → let turns end, within the drain → tell the rest to stop and hand their tasks back →
+//! end the agents' servers → stop the heartbeat, which until here has kept the leases alive → say goodbye.
+
+mod host;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    agent::Backend,
+    config::Timings,
+    loops::{claimer::Claimer, heartbeat::Heartbeat, prober::Prober, rescuer::Rescuer},
+    store::{
+        Store, StoreError,
+        listen::{Wakes, listen},
+        queue::WorkerRow,
+    },
+    turn::{
+        Runner,
+        lease::{Leases, StopReason},
+    },
+};
+
+pub use host::{Host, opencode_backend};
+
+/// How long turns that were told to stop may take to save what they have.
+const HAND_BACK_WITHIN: Duration = Duration::from_secs(30);
+/// How long the agents' servers may take to end.
+const SERVERS_WITHIN: Duration = Duration::from_secs(10);
+/// How long the last words to the database may take.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
+
+/// What a worker is started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Stable id of the host.
+    pub host_id: String,
+    /// Name of the machine, for people.
+    pub hostname: String,
+    /// Turns at once.
+    pub concurrency: usize,
+    /// Listen for NOTIFY; false behind a pooler that cannot pass it on: then it polls.
+    pub listen: bool,
+    /// Agents that this host can run.
+    pub agents: Vec<String>,
+    /// Infrastructure losses of a task after which a person is asked.
+    pub max_infra_losses: i32,
+    /// Intervals.
+    pub timings: Timings,
+}
+
+/// A running worker.
+pub struct Worker {
+    id: Uuid,
+    store: Store,
+    leases: Leases,
+    turns: TaskTracker,
+    backend: Option<Arc<dyn Backend>>,
+    stop_claiming: CancellationToken,
+    stop_loops: CancellationToken,
+    loops: Vec<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts a worker. The caller holds the host's lock: tasks of earlier workers of this host are taken back at once.
+    ///
+    /// `backend` is what is probed and ended with the worker; the runner uses it.
+    ///
+    /// # Errors
+    ///
+    /// The database cannot be reached, or its schema is another one.
+    pub async fn start(
+        settings: Settings,
+        store: Store,
+        runner: Arc<dyn Runner>,
+        leases: Leases,
+        backend: Option<Arc<dyn Backend>>,
+    ) -> Result<Self, StoreError> {
+        store.schema_state().await?.require_current()?;
+        let id = Uuid::new_v4();
+        let timings = settings.timings;
+        store
+            .register_worker(&WorkerRow {
+                id,
+                host_id: &settings.host_id,
+                hostname: &settings.hostname,
+                version: env!("CARGO_PKG_VERSION"),
+                capacity: settings.concurrency,
+            })
+            .await?;
+        for task in store.rescue_host(&settings.host_id, settings.max_infra_losses, id).await? {
+            tracing::warn!(task = task.task_id, state = task.state, "taken back from an earlier worker of this host");
+        }
+
+        let wakes = Wakes::default();
+        let turns = TaskTracker::new();
+        let stop_claiming = CancellationToken::new();
+        let stop_loops = CancellationToken::new();
+        let mut loops = Vec::new();
+        if settings.listen {
+            loops.push(tokio::spawn(listen(
+                store.connect().clone(),
+                wakes.clone(),
+                timings.listen_check,
+                stop_loops.clone(),
+            )));
+        }
+        let heartbeat = Heartbeat {
+            store: store.clone(),
+            worker: id,
+            leases: leases.clone(),
+            cancels: wakes.cancels.clone(),
+            timings,
+        };
+        loops.push(tokio::spawn(heartbeat.run(stop_loops.clone())));
+        let rescuer = Rescuer {
+            store: store.clone(),
+            wake: wakes.tasks.clone(),
+            max_infra_losses: settings.max_infra_losses,
+            timings,
+        };
+        loops.push(tokio::spawn(rescuer.run(stop_claiming.clone())));
+        if let Some(backend) = &backend {
+            for agent in &settings.agents {
+                let prober = Prober {
+                    store: store.clone(),
+                    host_id: settings.host_id.clone(),
+                    agent: agent.clone(),
+                    backend: backend.clone(),
+                };
+                loops.push(tokio::spawn(prober.run(stop_claiming.clone())));
+            }
+        }
+        let claimer = Claimer {
+            store: store.clone(),
+            worker: id,
+            host_id: settings.host_id,
+            agents: settings.agents,
+            slots: Arc::new(Semaphore::new(settings.concurrency.max(1))),
+            wake: wakes.tasks,
+            leases: leases.clone(),
+            runner,
+            turns: turns.clone(),
+            listens: settings.listen,
+            timings,
+        };
+        loops.push(tokio::spawn(claimer.run(stop_claiming.clone())));
+        tracing::info!(worker = %id, turns = settings.concurrency, "worker started");
+        Ok(Self { id, store, leases, turns, backend, stop_claiming, stop_loops, loops })
+    }
+
+    /// Its id, new at each start.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Turns under way.
+    pub fn running(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// Stops in order. Turns that do not end within `drain`, or before `hurry` is cancelled, are stopped, and their tasks
+    /// handed back without a charge.
+    pub async fn stop(self, drain: Duration, hurry: CancellationToken) {
+        self.stop_claiming.cancel();
+        self.turns.close();
+        if let Err(error) = self.store.drain_worker(self.id).await {
+            tracing::debug!(%error, "could not say that this worker drains");
+        }
+        if !self.leases.is_empty() {
+            tracing::info!(turns = self.leases.len(), seconds = drain.as_secs(), "waiting for turns to end");
+        }
+        tokio::select! {
+            () = self.turns.wait() => {}
+            () = tokio::time::sleep(drain) => {}
+            () = hurry.cancelled() => {}
+        }
+        if !self.leases.is_empty() {
+            tracing::info!(turns = self.leases.len(), "stopping turns and handing their tasks back");
+            self.leases.stop_all(StopReason::Shutdown);
+            if tokio::time::timeout(HAND_BACK_WITHIN, self.turns.wait()).await.is_err() {
+                tracing::warn!(turns = self.leases.len(), "turns did not end in time; their leases run out");
+            }
+        }
+        if let Some(backend) = &self.backend {
+            backend.shutdown(SERVERS_WITHIN).await;
+        }
+        self.stop_loops.cancel();
+        for handle in self.loops {
+            let abort = handle.abort_handle();
+            if tokio::time::timeout(GOODBYE_WITHIN, handle).await.is_err() {
+                abort.abort();
+            }
+        }
+        match tokio::time::timeout(GOODBYE_WITHIN, self.store.stop_worker(self.id)).await {
+            Ok(Ok(())) => tracing::info!("worker stopped"),
+            _ => tracing::debug!("could not say goodbye to the database"),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Pools of connections.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::config::SslMode;
+
+use super::{Result, StoreError, durable};
+use crate::postgres::{Address, Tls};
+
+/// How long getting a connection may take before the database counts as unreachable.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A single statement never needs this long; a stuck one must not hold a worker for ever.
+const STATEMENT_TIMEOUT_MS: u32 = 60_000;
+
+/// Where the database is and how to talk to it.
+#[derive(Clone)]
+pub struct Connect {
+    /// Host, user, database, password.
+    pub config: tokio_postgres::Config,
+    /// Encryption, as far as the configuration asks for it.
+    pub tls: Tls,
+    /// Connections for queries.
+    pub pool_size: usize,
+}
+
+impl Connect {
+    /// To an address.
+    pub fn to(address: Address, pool_size: usize) -> Self {
+        Self { config: address.config, tls: address.tls, pool_size }
+    }
+
+    /// Without TLS, whatever the configuration says.
+    pub fn plain(mut config: tokio_postgres::Config, pool_size: usize) -> Self {
+        config.ssl_mode(SslMode::Disable);
+        Self { config, tls: Tls::unused(), pool_size }
+    }
+}
+
+impl std::fmt::Debug for Connect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // tokio_postgres::Config hides the password itself.
+        f.debug_struct("Connect")
+            .field("config", &self.config)
+            .field("tls", &self.tls)
+            .field("pool_size", &self.pool_size)
+            .finish()
+    }
+}
+
+/// The database, with its pools. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    connect: Connect,
+    /// Commits wait for the disk.
+    main: Pool,
+    /// Commits do not wait for the disk: what a crash of the database may undo without harm (claims, transcripts).
+    relaxed: Pool,
+    /// One connection, so that heartbeats never queue behind anything.
+    heartbeat: Pool,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("connect", &self.connect).finish_non_exhaustive()
+    }
+}
+
+fn pool(connect: &Connect, size: usize, synchronous_commit: bool) -> Result<Pool> {
+    let mut config = connect.config.clone();
+    if config.get_application_name().is_none() {
+        config.application_name("millhand");
+    }
+    let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_config(config, connect.tls.clone(), recycling);
+    Pool::builder(manager)
+        .max_size(size)
+        .runtime(Runtime::Tokio1)
+        .wait_timeout(Some(CONNECT_TIMEOUT))
+        .create_timeout(Some(CONNECT_TIMEOUT))
+        .recycle_timeout(Some(CONNECT_TIMEOUT))
+        .post_create(Hook::async_fn(move |client, _| {
+            Box::pin(async move {
+                let commit = if synchronous_commit { "on" } else { "off" };
+                client
+                    .batch_execute(&format!(
+                        "SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET synchronous_commit = {commit}"
+                    ))
+                    .await
+                    .map_err(HookError::Backend)
+            })
+        }))
+        .build()
+        .map_err(|error| StoreError::Unexpected(error.to_string()))
+}
+
+impl Store {
+    /// Makes the pools. Connects to nothing yet.
+    pub fn new(connect: Connect) -> Result<Self> {
+        Ok(Self {
+            main: pool(&connect, connect.pool_size.max(2), true)?,
+            relaxed: pool(&connect, connect.pool_size.max(2), false)?,
+            heartbeat: pool(&connect, 1, false)?,
+            connect,
+        })
+    }
+
+    /// How it connects.
+    pub fn connect(&self) -> &Connect {
+        &self.connect
+    }
+
+    /// A connection whose commits wait for the disk.
+    pub(super) async fn client(&self) -> Result<Object> {
+        durable(&self.main).await
+    }
+
+    /// A connection whose commits do not wait for the disk.
+    pub(super) async fn relaxed(&self) -> Result<Object> {
+        durable(&self.relaxed).await
+    }
+
+    /// The heartbeat's own connection.
+    pub(super) async fn heartbeat_client(&self) -> Result<Object> {
+        durable(&self.heartbeat).await
+    }
+
+    /// Answers whether the database answers.
+    pub async fn ping(&self) -> Result<()> {
+        self.client().await?.simple_query("SELECT 1").await?;
+        Ok(())
+    }
+
+    /// Closes all connections.
+    pub fn close(&self) {
+        self.main.close();
+        self.relaxed.close();
+        self.heartbeat.close();
+    }
+}

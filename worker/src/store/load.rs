@@ -1,0 +1,187 @@
+//! Databases and queues made for the benchmark.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use super::{Connect, Result, Store, StoreError};
+
+/// A task that was queued.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadedTask {
+    /// The task.
+    pub task: i64,
+    /// Its session.
+    pub session: i64,
+}
+
+impl Store {
+    /// Registers a repository. Returns the project's id.
+    pub async fn load_repository(&self, name: &str, source: &str) -> Result<i64> {
+        let client = self.client().await?;
+        Ok(client.query_one("SELECT millhand.add_project($1, $2)", &[&name, &source]).await?.get(0))
+    }
+
+    /// Queues a task, as a user's INSERT does: in a session, or in a new one of a project.
+    pub async fn load_task(
+        &self,
+        project: &str,
+        session: Option<i64>,
+        prompt: &str,
+        model: &str,
+    ) -> Result<LoadedTask> {
+        let client = self.client().await?;
+        let row = match session {
+            Some(session) => {
+                let sql = "INSERT INTO millhand.tasks (session_id, prompt, model) VALUES ($1, $2, $3) RETURNING id, session_id";
+                let statement = client.prepare_cached(sql).await?;
+                client.query_one(&statement, &[&session, &prompt, &model]).await?
+            }
+            None => {
+                let sql =
+                    "INSERT INTO millhand.tasks (project, prompt, model) VALUES ($1, $2, $3) RETURNING id, session_id";
+                let statement = client.prepare_cached(sql).await?;
+                client.query_one(&statement, &[&project, &prompt, &model]).await?
+            }
+        };
+        Ok(LoadedTask { task: row.get(0), session: row.get(1) })
+    }
+
+    /// Asks for the states of tasks again and again, this often, on one connection, until all have completed. Returns when each was
+    /// first seen so, in their order.
+    ///
+    /// # Errors
+    ///
+    /// One of them ended otherwise, or they are not over `within`.
+    pub async fn when_completed(&self, tasks: &[i64], every: Duration, within: Duration) -> Result<Vec<Instant>> {
+        let client = self.client().await?;
+        let sql = "SELECT id, state, coalesce(error_message, '') FROM millhand.tasks \
+                   WHERE id = ANY($1) AND state NOT IN ('pending', 'waiting', 'running')";
+        let statement = client.prepare_cached(sql).await?;
+        let deadline = Instant::now() + within;
+        let mut seen: BTreeMap<i64, Instant> = BTreeMap::new();
+        loop {
+            for row in client.query(&statement, &[&tasks]).await? {
+                let (task, state, error): (i64, &str, &str) = (row.get(0), row.get(1), row.get(2));
+                if state != "completed" {
+                    return Err(StoreError::Unexpected(format!("t{task} of the benchmark is {state}: {error}")));
+                }
+                seen.entry(task).or_insert_with(Instant::now);
+            }
+            if let Some(all) = tasks.iter().map(|task| seen.get(task).copied()).collect() {
+                return Ok(all);
+            }
+            if Instant::now() > deadline {
+                let missing = tasks.len() - seen.len();
+                return Err(StoreError::Unexpected(format!("{missing} tasks were not over within {within:?}")));
+            }
+            tokio::time::sleep(every).await;
+        }
+    }
+
+    /// Whether a host has told what agents it can run.
+    pub async fn knows_agents(&self) -> Result<bool> {
+        Ok(self.client().await?.query_one("SELECT EXISTS (SELECT FROM millhand.agents)", &[]).await?.get(0))
+    }
+
+    /// Makes a database of its own on the same server, with the current schema. [`Store::drop_scratch`] removes it.
+    pub async fn scratch(&self) -> Result<Self> {
+        let name = format!("millhand_scratch_{}", Uuid::new_v4().simple());
+        self.client().await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        let mut connect = self.connect().clone();
+        connect.config.dbname(&name);
+        let scratch = Self::new(Connect { pool_size: 24, ..connect })?;
+        scratch.migrate().await?;
+        Ok(scratch)
+    }
+
+    /// Removes what [`Store::scratch`] made.
+    pub async fn drop_scratch(&self, scratch: Self) -> Result<()> {
+        let Some(name) = scratch.connect().config.get_dbname().map(str::to_owned) else { return Ok(()) };
+        scratch.close();
+        self.client().await?.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
+        Ok(())
+    }
+
+    /// Registers a project that has no repository.
+    pub async fn load_project(&self, name: &str) -> Result<()> {
+        self.client().await?.execute("SELECT millhand.add_project($1, '/nowhere')", &[&name]).await?;
+        Ok(())
+    }
+
+    /// Queues one task in a session of its own, as a user's INSERT does. Returns its id.
+    pub async fn load_one(&self, project: &str) -> Result<i64> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached("INSERT INTO millhand.tasks (project, prompt) VALUES ($1, 'no-op') RETURNING id")
+            .await?;
+        Ok(client.query_one(&statement, &[&project]).await?.get(0))
+    }
+
+    /// Lets the database come to rest after a load: statistics, visibility, a checkpoint.
+    pub async fn settle_load(&self) -> Result<()> {
+        let client = self.client().await?;
+        client.batch_execute("SET statement_timeout = 0").await?;
+        client.batch_execute("VACUUM ANALYZE").await?;
+        client.batch_execute("CHECKPOINT").await?;
+        Ok(())
+    }
+
+    /// Queues `count` tasks, each in a session of its own, in a lane of `host` if one is given.
+    pub async fn load_sessions(&self, project: &str, count: i64, host: Option<&str>) -> Result<()> {
+        let client = self.client().await?;
+        // In slices, each below the statement timeout.
+        let mut left = count;
+        while left > 0 {
+            let slice = left.min(50_000);
+            client
+                .execute(
+                    "INSERT INTO millhand.tasks (project, prompt) SELECT $1, 'no-op' FROM generate_series(1, $2::bigint)",
+                    &[&project, &slice],
+                )
+                .await?;
+            left -= slice;
+        }
+        if let Some(host) = host {
+            client
+                .execute(
+                    "UPDATE millhand.tasks SET lane = $1 || substr(lane, 2) WHERE state = 'pending' AND lane LIKE '*/%'",
+                    &[&host],
+                )
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Queues `count` tasks behind one another in one new session.
+    pub async fn load_line(&self, project: &str, count: i64) -> Result<()> {
+        let client = self.client().await?;
+        client
+            .execute(
+                "WITH head AS (INSERT INTO millhand.tasks (project, prompt) VALUES ($1, 'no-op') RETURNING session_id) \
+                 SELECT 1 FROM head",
+                &[&project],
+            )
+            .await?;
+        let session: i64 = client.query_one("SELECT max(session_id) FROM millhand.tasks", &[]).await?.get(0);
+        client
+            .execute(
+                "INSERT INTO millhand.tasks (session_id, prompt) SELECT $1, 'no-op' FROM generate_series(1, $2::bigint)",
+                &[&session, &count],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Empties the queue.
+    pub async fn unload(&self) -> Result<()> {
+        self.client()
+            .await?
+            .batch_execute("TRUNCATE millhand.tasks, millhand.sessions, millhand.leases, millhand.nudges CASCADE")
+            .await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! Migrations: embedded SQL files, applied in order under an advisory lock.
+
+use refinery::{Migration, Runner};
+use tokio_postgres::Client;
+
+use super::{Connect, Result, Store, StoreError};
+
+mod embedded {
+    refinery::embed_migrations!("../migrations");
+}
+
+/// Where refinery records what it applied.
+const HISTORY: &str = "millhand.schema_history";
+/// Key of the advisory lock that serialises migrations: "millhand" in ASCII, shortened to fit.
+const LOCK: i64 = 0x6d69_6c6c_6861_6e64;
+
+/// A migration, and whether the database has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Its number.
+    pub version: i32,
+    /// Its name.
+    pub name: String,
+    /// When it was applied; none: not yet.
+    pub applied_on: Option<String>,
+}
+
+/// What the database has against what this program knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchemaState {
+    /// The same.
+    Current,
+    /// The database lacks migrations.
+    Older {
+        /// Newest version in the database; 0 if there is no schema.
+        database: i32,
+        /// Newest version that this program knows.
+        program: i32,
+    },
+    /// The database has migrations that this program does not know.
+    Newer {
+        /// Newest version in the database.
+        database: i32,
+        /// Newest version that this program knows.
+        program: i32,
+    },
+}
+
+impl SchemaState {
+    /// An error in words, unless it is current.
+    pub fn require_current(&self) -> Result<()> {
+        match self {
+            Self::Current => Ok(()),
+            Self::Older { database: 0, .. } => {
+                Err(StoreError::Schema("this database has no Millhand schema yet: run `millhand migrate`".to_owned()))
+            }
+            Self::Older { database, program } => Err(StoreError::Schema(format!(
+                "the database's schema is at version {database}, this millhand needs {program}: run `millhand migrate`"
+            ))),
+            Self::Newer { database, program } => Err(StoreError::Schema(format!(
+                "the database's schema is at version {database}, newer than this millhand knows ({program}): upgrade millhand"
+            ))),
+        }
+    }
+}
+
+fn runner() -> Runner {
+    let mut runner = embedded::migrations::runner();
+    runner.set_migration_table_name(HISTORY);
+    runner
+}
+
+fn newest(migrations: &[Migration]) -> i32 {
+    migrations.iter().map(Migration::version).max().unwrap_or(0)
+}
+
+fn refused(error: &refinery::Error) -> StoreError {
+    use std::error::Error as _;
+    let cause = error.source().and_then(|e| e.downcast_ref::<tokio_postgres::Error>());
+    match cause.and_then(tokio_postgres::Error::as_db_error) {
+        Some(db) => StoreError::Schema(format!("migration failed: {}", db.message())),
+        None => StoreError::Schema(format!("migration failed: {error}")),
+    }
+}
+
+async fn history(client: &Client) -> Result<Vec<Step>> {
+    let known = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&HISTORY]).await?.get::<_, bool>(0);
+    if !known {
+        return Ok(Vec::new());
+    }
+    let rows = client.query(&format!("SELECT version, name, applied_on FROM {HISTORY} ORDER BY version"), &[]).await?;
+    Ok(rows.iter().map(|row| Step { version: row.get(0), name: row.get(1), applied_on: Some(row.get(2)) }).collect())
+}
+
+impl Store {
+    /// All migrations, those of the database that this program does not know included.
+    pub async fn migrations(&self) -> Result<Vec<Step>> {
+        let mut steps = history(&**self.client().await?).await?;
+        for migration in runner().get_migrations() {
+            if !steps.iter().any(|step| step.version == migration.version()) {
+                steps.push(Step { version: migration.version(), name: migration.name().to_owned(), applied_on: None });
+            }
+        }
+        steps.sort_by_key(|step| step.version);
+        Ok(steps)
+    }
+
+    /// What the database has against what this program knows.
+    pub async fn schema_state(&self) -> Result<SchemaState> {
+        let program = newest(runner().get_migrations());
+        let database = history(&**self.client().await?).await?.iter().map(|s| s.version).max().unwrap_or(0);
+        Ok(match database.cmp(&program) {
+            std::cmp::Ordering::Equal => SchemaState::Current,
+            std::cmp::Ordering::Less => SchemaState::Older { database, program },
+            std::cmp::Ordering::Greater => SchemaState::Newer { database, program },
+        })
+    }
+
+    /// Applies what is missing. Two at once are safe: the second waits, and finds nothing to do.
+    ///
+    /// Returns the steps applied now.
+    pub async fn migrate(&self) -> Result<Vec<Step>> {
+        migrate(self.connect()).await
+    }
+}
+
+async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
+    // A connection of its own: the advisory lock lives as long as it does, and no pooled setting touches it.
+    let (mut client, connection) = connect.config.connect(connect.tls.clone()).await?;
+    let driver = tokio::spawn(connection);
+    let floor: i32 = client.query_one("SELECT current_setting('server_version_num')::int", &[]).await?.get(0);
+    if floor < 150_000 {
+        return Err(StoreError::Schema(format!("PostgreSQL 15 or newer is needed; this is {}", floor / 10_000)));
+    }
+    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+    client.batch_execute("CREATE SCHEMA IF NOT EXISTS millhand").await?;
+    let applied = {
+        let program = newest(runner().get_migrations());
+        let database = history(&client).await?.iter().map(|s| s.version).max().unwrap_or(0);
+        if database > program {
+            Err(StoreError::Schema(format!(
+                "the database's schema is at version {database}, newer than this millhand knows ({program}): upgrade millhand"
+            )))
+        } else {
+            runner().run_async(&mut client).await.map_err(|error| refused(&error))
+        }
+    };
+    drop(client);
+    let _ = driver.await;
+    Ok(applied?
+        .applied_migrations()
+        .iter()
+        .map(|m| Step {
+            version: m.version(),
+            name: m.name().to_owned(),
+            applied_on: m.applied_on().map(|t| t.to_string()),
+        })
+        .collect())
+}

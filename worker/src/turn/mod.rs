@@ -1,0 +1,296 @@
+//! One turn, from claim to finish, readable from top to bottom in [`Turns::perform`].
+//!
+//! mirror → session → worktree → server → agent session → prompt → follow → settle → checkpoint and diff → finish.
+//!
+//! A turn holds no transaction and no lock: only its lease. Exactly one place ends an attempt: [`finish`].
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::{
+    agent::{AgentProject, AgentSession, Backend, Prompt, SessionRequest, TurnReport},
+    config::{Home, Timings},
+    git::{Base, Git, GitError, Mirror, Worktree},
+    model::{event::AgentEvent, lane::split_agent, outcome::Ending, retry::RetryPolicy},
+    store::{
+        Store, StoreError,
+        queue::Claimed,
+        turns::{AgentSessionRow, Owner},
+    },
+};
+
+mod changes;
+mod finish;
+pub mod lease;
+mod transcript;
+
+use lease::{Lease, StopReason};
+use transcript::Transcript;
+
+/// Runs a claimed task. The claimer knows no more of a turn than this.
+#[async_trait]
+pub trait Runner: Send + Sync {
+    /// Runs it to its end, which is recorded unless the lease was lost.
+    async fn run(&self, claimed: Claimed, lease: Lease);
+}
+
+/// What turns need. One for all turns of a worker.
+pub struct Turns {
+    /// The database.
+    pub store: Store,
+    /// Mirrors and worktrees.
+    pub git: Git,
+    /// Who does the turns.
+    pub backend: Arc<dyn Backend>,
+    /// Folders.
+    pub home: Home,
+    /// This host.
+    pub host_id: String,
+    /// Model of tasks that name none, before the agent's own default.
+    pub default_model: Option<String>,
+    /// Intervals and bounds.
+    pub timings: Timings,
+    /// Bounds on trying again.
+    pub retry: RetryPolicy,
+}
+
+/// Why a turn came to no report.
+enum Interrupted {
+    /// An ending to be recorded, in words.
+    Ended(Ending, String),
+    /// The lease is lost: write nothing.
+    Fenced,
+}
+
+impl From<StoreError> for Interrupted {
+    fn from(error: StoreError) -> Self {
+        Self::Ended(Ending::WorkerTrouble, error.to_string())
+    }
+}
+
+impl From<GitError> for Interrupted {
+    fn from(error: GitError) -> Self {
+        let ending = if error.is_refusal() { Ending::RepositoryRefused } else { Ending::WorkerTrouble };
+        Self::Ended(ending, error.to_string())
+    }
+}
+
+impl From<crate::agent::AgentError> for Interrupted {
+    fn from(error: crate::agent::AgentError) -> Self {
+        Self::Ended(error.ending, error.message)
+    }
+}
+
+/// How an attempt went, ready to be recorded.
+struct Performed {
+    ending: Ending,
+    error: String,
+    summary: Option<String>,
+}
+
+#[async_trait]
+impl Runner for Turns {
+    async fn run(&self, claimed: Claimed, lease: Lease) {
+        let transcript = Transcript::start(self.store.clone(), &claimed);
+        let performed = match self.perform(&claimed, &lease, &transcript).await {
+            Ok(performed) => performed,
+            Err(Interrupted::Ended(ending, error)) => Performed { ending, error, summary: None },
+            Err(Interrupted::Fenced) => {
+                tracing::warn!("the lease is lost: this attempt is discarded");
+                transcript.discard().await;
+                return;
+            }
+        };
+        // The turn is over: from here on the database alone decides whether its result counts.
+        lease.settle();
+        if !performed.error.is_empty() && performed.ending != Ending::Completed {
+            transcript.say(AgentEvent::Warning { message: performed.error.clone() }).await;
+        }
+        transcript.close().await;
+        finish::finish(self, &claimed, &lease, &performed).await;
+    }
+}
+
+impl Turns {
+    async fn perform(
+        &self,
+        claimed: &Claimed,
+        lease: &Lease,
+        transcript: &Transcript,
+    ) -> Result<Performed, Interrupted> {
+        let (mirror, worktree) = tokio::select! {
+            () = lease.stopped().cancelled() => return interrupted(lease),
+            worktree = self.worktree(claimed, lease, transcript) => worktree?,
+        };
+        let (agent, _) = split_agent(&claimed.agent);
+        let session = tokio::select! {
+            () = lease.stopped().cancelled() => return interrupted(lease),
+            session = self.agent_session(claimed, agent, &worktree, transcript) => session?,
+        };
+        let prompt = self.prompt(claimed, &session);
+        let row = AgentSessionRow { external_id: session.id.clone(), config_hash: session.config_hash.clone() };
+        let resolved = format!("{agent}/{}", session.mode);
+        let backend = "opencode";
+        if !self
+            .store
+            .before_prompt(
+                lease.token(),
+                agent,
+                backend,
+                &self.host_id,
+                &row,
+                &resolved,
+                &session.model,
+                &prompt.message_id,
+            )
+            .await?
+        {
+            return Err(Interrupted::Fenced);
+        }
+        let report = self.follow(&session, prompt, lease, transcript).await;
+        let owner = owner(claimed, agent);
+        if lease.reason() == Some(StopReason::LeaseLost) {
+            // Nothing of the turn counts, but what it cost was paid all the same.
+            if let Err(error) = self.store.record_usage(owner, &report.steps).await {
+                tracing::warn!(%error, steps = report.steps.len(), "the usage of a lost turn could not be recorded");
+            }
+            return Err(Interrupted::Fenced);
+        }
+        // From here on nothing takes long, and nothing of it may be lost for want of a heartbeat.
+        lease.settle();
+        let usage = self.store.record_usage(owner, &report.steps);
+        let (usage, changes) = tokio::join!(usage, changes::record(self, claimed, owner, &mirror, &worktree));
+        usage?;
+        changes?;
+        Ok(Performed {
+            ending: report.ending,
+            error: report.error,
+            summary: (!report.summary.is_empty()).then_some(report.summary),
+        })
+    }
+
+    /// mirror → session → worktree.
+    async fn worktree(
+        &self,
+        claimed: &Claimed,
+        lease: &Lease,
+        transcript: &Transcript,
+    ) -> Result<(Mirror, Worktree), Interrupted> {
+        let (mirror, base) = self.base(claimed, transcript).await?;
+        let worktree = self.git.create_worktree(&mirror, claimed.session_id, &base).await?;
+        let path = worktree.path.to_string_lossy();
+        let settled = self
+            .store
+            .settle_session(lease.token(), base.branch.as_deref(), &base.commit, &self.host_id, &path, &worktree.branch)
+            .await?;
+        if settled { Ok((mirror, worktree)) } else { Err(Interrupted::Fenced) }
+    }
+
+    /// The mirror, with the commit that the session starts or started from. A session that has one never looks at the source
+    /// again: its repository may be away for a while.
+    async fn base(&self, claimed: &Claimed, transcript: &Transcript) -> Result<(Mirror, Base), Interrupted> {
+        if let Some(commit) = &claimed.base_commit
+            && let Some(mirror) = self.git.mirror_with(claimed.project_id, commit).await?
+        {
+            return Ok((mirror, Base { branch: claimed.base_branch.clone(), commit: commit.clone() }));
+        }
+        transcript.say(AgentEvent::Status { message: "preparing the worktree".to_owned() }).await;
+        let mirror = self.git.ensure_mirror(claimed.project_id, &claimed.source, None).await?;
+        let base = match &claimed.base_commit {
+            Some(commit) => Base { branch: claimed.base_branch.clone(), commit: commit.clone() },
+            None => self.git.resolve_base(&mirror, claimed.base_branch.as_deref()).await?,
+        };
+        Ok((mirror, base))
+    }
+
+    /// server → agent session.
+    async fn agent_session(
+        &self,
+        claimed: &Claimed,
+        agent: &str,
+        worktree: &Worktree,
+        transcript: &Transcript,
+    ) -> Result<AgentSession, Interrupted> {
+        let resume = self.store.agent_session(claimed.chat_id, agent, &self.host_id).await?;
+        let request = SessionRequest {
+            project: AgentProject {
+                id: claimed.project_id,
+                name: claimed.project.clone(),
+                folder: self.home.agent_folder(claimed.project_id),
+                trusted: claimed.trusted,
+                allow_asks: claimed.allow_asks,
+                env_pass: claimed.env_pass.clone(),
+            },
+            directory: worktree.path.clone(),
+            title: claimed.title.clone(),
+            mode: split_agent(&claimed.agent).1.map(str::to_owned),
+            model: claimed.model.clone().or_else(|| self.default_model.clone()),
+            variant: claimed.variant.clone(),
+            resume: resume.map(|row| (row.external_id, row.config_hash)),
+        };
+        Ok(self.backend.ensure_session(request, transcript.events()).await?)
+    }
+
+    /// The prompt with its ids. An attempt that continues where an earlier one was lost sends the same ids again, which
+    /// the agent recognises; every other one sends new ids.
+    fn prompt(&self, claimed: &Claimed, session: &AgentSession) -> Prompt {
+        let message_id = match &claimed.message_id {
+            Some(id) if session.resumed => id.clone(),
+            _ => format!("msg_{}", claimed.token.simple()),
+        };
+        let part_id = message_id.replacen("msg", "prt", 1);
+        Prompt { text: claimed.prompt.clone(), message_id, part_id }
+    }
+
+    /// prompt → follow → settle.
+    async fn follow(
+        &self,
+        session: &AgentSession,
+        prompt: Prompt,
+        lease: &Lease,
+        transcript: &Transcript,
+    ) -> TurnReport {
+        let stop = lease.stopped().child_token();
+        let turn = self.backend.prompt(session, prompt, transcript.events(), stop.clone());
+        tokio::pin!(turn);
+        tokio::select! {
+            report = &mut turn => report,
+            () = tokio::time::sleep(self.timings.turn_limit) => {
+                stop.cancel();
+                let report = turn.await;
+                if report.ending == Ending::Aborted {
+                    let minutes = self.timings.turn_limit.as_secs() / 60;
+                    TurnReport {
+                        ending: Ending::TimedOut,
+                        error: format!("the turn took longer than {minutes} minutes (turn_limit) and was stopped"),
+                        ..report
+                    }
+                } else {
+                    report
+                }
+            }
+        }
+    }
+}
+
+fn owner<'a>(claimed: &'a Claimed, agent: &'a str) -> Owner<'a> {
+    Owner {
+        attempt_id: claimed.attempt_id,
+        task_id: claimed.task_id,
+        session_id: claimed.session_id,
+        project: &claimed.project,
+        agent,
+    }
+}
+
+/// Stopped before the agent had anything to do.
+fn interrupted<T>(lease: &Lease) -> Result<T, Interrupted> {
+    match lease.reason() {
+        Some(StopReason::Cancelled) => Err(Interrupted::Ended(Ending::Aborted, "cancelled".to_owned())),
+        Some(StopReason::Shutdown) => {
+            Err(Interrupted::Ended(Ending::Aborted, "the worker stopped; the task was handed back".to_owned()))
+        }
+        Some(StopReason::LeaseLost) | None => Err(Interrupted::Fenced),
+    }
+}
