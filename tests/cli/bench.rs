@@ -1,8 +1,12 @@
 //! `millhand bench`: what it prints can be read, and nothing is left behind.
 
-use anyhow::Result;
+use std::process::Stdio;
 
-use super::Cli;
+use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Cli, WITHIN};
+use crate::support::wait_until;
 
 /// What a benchmark has left in the home.
 fn left_in_home(cli: &Cli) -> Result<Vec<String>> {
@@ -51,4 +55,33 @@ async fn what_it_needs_and_does_not_find_is_said_clearly() -> Result<()> {
     assert!(ran.stderr.contains("opencode"), "{}", ran.stderr);
     assert_eq!(left_in_home(&cli)?, Vec::<String>::new());
     Ok(())
+}
+
+/// What benchmarks have made on the server and not removed (yet: others may be running).
+async fn scratch_databases(client: &tokio_postgres::Client) -> Result<usize> {
+    Ok(client.query("SELECT 1 FROM pg_database WHERE datname LIKE 'millhand\\_scratch\\_%'", &[]).await?.len())
+}
+
+#[tokio::test]
+async fn a_benchmark_that_is_terminated_leaves_nothing() -> Result<()> {
+    let cli = Cli::new().await?;
+    let client = cli.db.client().await?;
+    for part in ["git", "queue"] {
+        let mut command = cli.command(&["bench", "--only", part, "--json"]);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        wait_until("the benchmark has made something of its own", WITHIN, async || match part {
+            "git" => !left_in_home(&cli).unwrap_or_default().is_empty(),
+            _ => scratch_databases(&client).await.is_ok_and(|count| count > 0),
+        })
+        .await?;
+        let pid = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).context("its process id")?;
+        kill_process(pid, Signal::TERM)?;
+        let status = tokio::time::timeout(WITHIN, child.wait()).await??;
+        assert_eq!(status.code(), Some(130), "{part}");
+        assert_eq!(left_in_home(&cli)?, Vec::<String>::new(), "{part}");
+    }
+    wait_until("no scratch database is left", WITHIN, async || {
+        scratch_databases(&client).await.is_ok_and(|count| count == 0)
+    })
+    .await
 }

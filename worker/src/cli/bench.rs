@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use comfy_table::{Cell, CellAlignment};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -81,7 +82,11 @@ pub(super) async fn bench(context: &Context, arguments: &Arguments) -> Outcome {
     if cfg!(debug_assertions) {
         context.screen.note("This is a debug build: only the figures of a release build say something of Millhand.");
     }
-    let listening = tokio::spawn(stop_at_ctrl_c(bench.stop.clone()));
+    let told = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    let [Ok(interrupt), Ok(terminate), Ok(hangup)] = told else {
+        return Err(Failure::broken("cannot wait for signals".to_owned(), None));
+    };
+    let listening = tokio::spawn(stop_when_told([interrupt, terminate, hangup], bench.stop.clone()));
     let mut figures = Vec::new();
     let mut outcome = Ok(());
     for part in parts {
@@ -133,13 +138,19 @@ async fn run(
     }
 }
 
-/// The first Ctrl-C ends the measuring in order; at the second, the process ends as any other does.
-async fn stop_at_ctrl_c(stop: CancellationToken) {
-    if tokio::signal::ctrl_c().await.is_ok() {
-        stop.cancel();
-        if tokio::signal::ctrl_c().await.is_ok() {
+/// The first Ctrl-C, SIGTERM or SIGHUP ends the measuring in order; at the second, the process ends as any other does.
+async fn stop_when_told(mut told: [Signal; 3], stop: CancellationToken) {
+    let [interrupt, terminate, hangup] = &mut told;
+    for _ in 0..2 {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        if stop.is_cancelled() {
             std::process::exit(Exit::Detached as i32);
         }
+        stop.cancel();
     }
 }
 
