@@ -6,6 +6,7 @@ use std::{
         fs::{MetadataExt, PermissionsExt},
         process::CommandExt,
     },
+    path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -225,6 +226,22 @@ async fn a_killed_keeper_is_replaced_and_postgres_goes_on() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn while_it_is_used_a_killed_keeper_and_postgres_both_come_back() -> Result<()> {
+    for binaries in postgres_versions()? {
+        let home = TestHome::new()?;
+        let running = home.private(&binaries).connect().await?;
+        write_one(&running).await?;
+        kill(home.keeper()?)?;
+        kill(home.postmaster()?)?;
+        wait_until("both are back", LONG, async || count(&running).await.is_ok_and(|count| count == 1)).await?;
+        wait_until("a keeper minds it", LONG, async || Private::is_running(&home.home)).await?;
+        drop(running);
+        home.stopped().await?;
+    }
+    Ok(())
+}
+
 /// Starts a keeper from a shell, as a process would that is then killed.
 fn start_keeper(home: &TestHome, binaries: &PostgresBinaries) -> Result<std::process::Child> {
     fs::create_dir_all(home.home.root())?;
@@ -365,6 +382,7 @@ async fn a_deep_home_has_its_socket_elsewhere() -> Result<()> {
     let socket = open(&running).await?.query_one("SHOW unix_socket_directories", &[]).await?.get::<_, String>(0);
     assert!(socket.starts_with("/tmp/millhand-"), "{socket}");
     assert_eq!(fs::metadata(&socket)?.mode() & 0o777, 0o700);
+    assert_eq!(Private::folder_outside(&home.home).as_deref(), Some(Path::new(&socket)), "uninstall finds it");
     drop(running);
     home.stopped().await?;
     fs::remove_dir_all(socket)?;

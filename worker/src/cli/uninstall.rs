@@ -79,7 +79,10 @@ fn parts(home: &Home) -> Vec<(PathBuf, &'static str)> {
         (home.postgres(), "the private database: tasks, results, costs"),
         (home.private(), "settings, keys, logs"),
     ];
-    known.into_iter().filter(|(path, _)| fs::symlink_metadata(path).is_ok()).collect()
+    let demo = Home::new(home.root().join("demo"));
+    let sockets = [&demo, home].into_iter().filter_map(Private::folder_outside);
+    let known = sockets.map(|path| (path, "the private database's socket")).chain(known);
+    known.filter(|(path, _)| fs::symlink_metadata(path).is_ok()).collect()
 }
 
 /// Removes folders, and the home itself if nothing else is in it.

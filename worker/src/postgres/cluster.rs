@@ -238,6 +238,13 @@ pub(super) fn last_words(said: &str) -> String {
     lines[lines.len().saturating_sub(6)..].join("; ").chars().take(1000).collect()
 }
 
+/// The folder of a home's socket that does not lie in the home, if there is one.
+pub(super) fn folder_outside(home: &Home) -> Option<PathBuf> {
+    let root = home.root().canonicalize().ok()?;
+    let folder = socket_folder(&root);
+    (!folder.starts_with(&root) && folder.is_dir()).then_some(folder)
+}
+
 fn socket_folder(root: &Path) -> PathBuf {
     let inside = root.join("postgres/run");
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);

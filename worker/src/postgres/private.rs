@@ -17,10 +17,11 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_postgres::{Config, NoTls, error::SqlState};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     PrivateError,
-    cluster::{Cluster, DATABASE, USER},
+    cluster::{self, Cluster, DATABASE, USER},
     keeper::{Answer, Order},
 };
 use crate::{config::Home, tools::PostgresBinaries};
@@ -43,6 +44,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 /// Between two tries.
 const TRY_EVERY: Duration = Duration::from_millis(20);
+/// Between two looks of a user whether the cluster still has a keeper.
+const MIND_EVERY: Duration = Duration::from_secs(1);
 
 /// The private Postgres of a home.
 #[derive(Clone, Debug)]
@@ -59,6 +62,7 @@ pub struct Running {
     url: SecretString,
     config: Config,
     _share: File,
+    _minder: DropGuard,
 }
 
 impl Running {
@@ -87,7 +91,7 @@ impl Private {
 
     /// Makes it if there is none, starts it if it does not run, and returns when it answers.
     ///
-    /// May be called again at any time: should the keeper have been killed, that starts another.
+    /// As long as the answer lives, so does the cluster: should its keeper be killed, and Postgres with it, both are started again.
     pub async fn connect(&self) -> Result<Running, PrivateError> {
         let cluster = Cluster::open(&self.home)?;
         let binaries = cluster.choose(&self.binaries)?;
@@ -106,12 +110,39 @@ impl Private {
         self.wait_for_database(&cluster, &binaries, &config).await?;
         let host: String = sockets.display().to_string().replace('/', "%2F");
         let url = format!("postgres://{USER}:{password}@{host}/{DATABASE}").into();
-        Ok(Running { url, config: config(DATABASE), _share: share })
+        let stop = CancellationToken::new();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(self.clone().mind(cluster, binaries)));
+        Ok(Running { url, config: config(DATABASE), _share: share, _minder: stop.drop_guard() })
+    }
+
+    /// Sees to it that the cluster has a keeper.
+    async fn mind(self, cluster: Cluster, binaries: PostgresBinaries) {
+        let mut failing = false;
+        loop {
+            sleep(MIND_EVERY).await;
+            if is_kept(&cluster).unwrap_or(true) {
+                continue;
+            }
+            tracing::warn!("the private Postgres has lost its keeper; starting another");
+            match self.keep(&cluster, &binaries).await {
+                Ok(()) => failing = false,
+                Err(error) if !failing => {
+                    failing = true;
+                    tracing::error!(%error, "the private Postgres cannot be started again; trying on");
+                }
+                Err(_) => {}
+            }
+        }
     }
 
     /// Whether somebody minds the private Postgres of a home: it runs, or is about to. Makes nothing.
     pub fn is_running(home: &Home) -> bool {
         File::open(home.postgres_private().join(KEEPER_LOCK)).is_ok_and(|file| is_locked(&file))
+    }
+
+    /// The folder that a private Postgres has outside its home, where the home's path is too long for a socket; none if there is none.
+    pub fn folder_outside(home: &Home) -> Option<PathBuf> {
+        cluster::folder_outside(home)
     }
 
     /// Starts a keeper unless there is one; one process at a time.
