@@ -25,17 +25,23 @@ pub(super) async fn project(context: &Context, command: args::Project) -> Outcom
         args::Project::Add(arguments) => add(context, &store, arguments).await,
         args::Project::Rm(arguments) => {
             let removed = actions::remove_project(&store, &arguments.name, arguments.force).await?;
+            let removed = public(removed);
             context.screen.object("project", &removed)?;
-            let source = safe_line(&without_password(&removed.source));
+            let source = safe_line(&removed.source);
             context.screen.line(&format!("{} removed; {source} is left as it is", removed.name.style(bold())))?;
             Ok(Exit::Done)
         }
     }
 }
 
+/// What of a project may be shown: not the password in its URL.
+fn public(project: ProjectRow) -> ProjectRow {
+    ProjectRow { source: without_password(&project.source), ..project }
+}
+
 async fn ls(context: &Context, store: &Store) -> Outcome {
     let screen = context.screen;
-    let projects = actions::list_projects(store).await?;
+    let projects: Vec<_> = actions::list_projects(store).await?.into_iter().map(public).collect();
     for project in &projects {
         screen.object("project", project)?;
     }
@@ -52,7 +58,7 @@ async fn ls(context: &Context, store: &Store) -> Outcome {
             Cell::new(safe_line(project.default_model.as_deref().unwrap_or("agent's default"))),
             Cell::new(count(project.open_tasks + project.running_tasks, "task")),
             Cell::new(count(project.pending_changes, "file")),
-            Cell::new(safe_line(&without_password(&project.source))),
+            Cell::new(safe_line(&project.source)),
         ]);
     }
     keep_whole(&mut table, &[0, 4, 5]);
@@ -92,6 +98,7 @@ async fn add(context: &Context, store: &Store, arguments: args::ProjectAdd) -> O
         ..request_for(context, &source, arguments.name)?
     };
     let row = actions::add_project(store, &request).await?;
+    let row = public(row);
     screen.object("project", &row)?;
     let from = safe_line(&source.public_location());
     screen.line(&format!("{} registered {}", safe_line(&row.name).style(bold()), format!("({from})").style(dim())))?;
