@@ -523,8 +523,7 @@ COMMENT ON FUNCTION millhand.lane_of(bigint, text) IS 'The lane of a task of thi
 CREATE FUNCTION millhand.fill_task() RETURNS trigger
 LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
 DECLARE
-    its_project projects%ROWTYPE;
-    its_session sessions%ROWTYPE;
+    its record;
     chat_session bigint;
 BEGIN
     IF NEW.prompt IS NULL OR NEW.prompt !~ '[^[:space:]]' THEN
@@ -550,40 +549,54 @@ BEGIN
     END IF;
 
     IF NEW.session_id IS NOT NULL THEN
-        SELECT * INTO its_session FROM sessions WHERE id = NEW.session_id;
-        IF its_session.id IS NULL THEN
+        -- One look for all of it: a bulk insert does this for every row.
+        SELECT s.project, s.state, c.id AS first_chat, p.default_agent, p.default_model, p.max_attempts INTO its
+            FROM sessions s JOIN projects p ON p.name = s.project
+            LEFT JOIN LATERAL (SELECT id FROM chats WHERE session_id = s.id ORDER BY id LIMIT 1) c ON NEW.chat_id IS NULL
+            WHERE s.id = NEW.session_id;
+        IF NOT FOUND THEN
             RAISE EXCEPTION 'there is no session s%', NEW.session_id USING ERRCODE = 'foreign_key_violation',
                 CONSTRAINT = 'tasks_session_id_fkey', HINT = 'See: millhand ls --sessions. Insert with project to open a new one.';
         END IF;
-        IF NEW.project IS NOT NULL AND NEW.project <> its_session.project THEN
-            RAISE EXCEPTION 'session s% belongs to project "%", not to "%"', NEW.session_id, its_session.project, NEW.project
+        IF NEW.project IS NOT NULL AND NEW.project <> its.project THEN
+            RAISE EXCEPTION 'session s% belongs to project "%", not to "%"', NEW.session_id, its.project, NEW.project
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'tasks_project_fkey';
         END IF;
-        IF its_session.state <> 'open' THEN
+        IF its.state <> 'open' THEN
             RAISE EXCEPTION 'session s% is closed', NEW.session_id
                 USING ERRCODE = 'check_violation', CONSTRAINT = 'sessions_state', HINT = 'Insert with project to open a new one.';
         END IF;
-        NEW.project := its_session.project;
-    END IF;
-
-    SELECT * INTO its_project FROM projects WHERE name = NEW.project;
-    IF its_project.id IS NULL THEN
-        IF NEW.project IS NULL THEN
-            RAISE EXCEPTION 'a task needs a project or a session_id' USING ERRCODE = 'not_null_violation',
-                HINT = 'INSERT INTO millhand.tasks (project, prompt) VALUES (''acme'', ''...'')';
+        NEW.project := its.project;
+        NEW.chat_id := coalesce(NEW.chat_id, its.first_chat);
+        NEW.state := 'waiting';
+        IF NEW.chat_id IS NULL THEN
+            INSERT INTO chats (session_id) VALUES (NEW.session_id) RETURNING id INTO NEW.chat_id;
         END IF;
-        RAISE EXCEPTION 'unknown project "%"', NEW.project USING ERRCODE = 'foreign_key_violation',
-            CONSTRAINT = 'tasks_project_fkey',
-            HINT = 'Register it: millhand project add PATH, or SELECT millhand.add_project(''name'', ''/path/or/url''). See: SELECT name FROM millhand.projects.';
+    ELSIF NEW.project IS NULL THEN
+        RAISE EXCEPTION 'a task needs a project or a session_id' USING ERRCODE = 'not_null_violation',
+            HINT = 'INSERT INTO millhand.tasks (project, prompt) VALUES (''acme'', ''...'')';
+    ELSE
+        SELECT base_branch, default_agent, default_model, max_attempts INTO its FROM projects WHERE name = NEW.project;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'unknown project "%"', NEW.project USING ERRCODE = 'foreign_key_violation',
+                CONSTRAINT = 'tasks_project_fkey',
+                HINT = 'Register it: millhand project add PATH, or SELECT millhand.add_project(''name'', ''/path/or/url''). See: SELECT name FROM millhand.projects.';
+        END IF;
+        INSERT INTO sessions (project, title, base_branch)
+            VALUES (NEW.project, left(split_part(ltrim(NEW.prompt, E' \t\r\n'), E'\n', 1), 120), its.base_branch)
+            RETURNING id INTO NEW.session_id;
+        INSERT INTO chats (session_id) VALUES (NEW.session_id) RETURNING id INTO NEW.chat_id;
+        -- Nobody else can know this session yet, so the task is its head. Its lane needs the agent, and comes last.
+        NEW.state := 'pending';
     END IF;
 
-    NEW.agent := coalesce(NEW.agent, its_project.default_agent);
-    NEW.model := coalesce(NEW.model, its_project.default_model);
-    NEW.max_attempts := coalesce(NEW.max_attempts, its_project.max_attempts);
+    NEW.agent := coalesce(NEW.agent, its.default_agent);
+    NEW.model := coalesce(NEW.model, its.default_model);
+    NEW.max_attempts := coalesce(NEW.max_attempts, its.max_attempts);
 
     -- What only the queue itself may say.
     NEW.holds_line := false;
-    NEW.lane := NULL;
+    NEW.lane := CASE WHEN NEW.state = 'pending' THEN lane_of(NEW.session_id, NEW.agent) END;
     NEW.attempts := 0;
     NEW.infra_losses := 0;
     NEW.last_attempt := 0;
@@ -597,25 +610,6 @@ BEGIN
     NEW.cost_usd := 0;
     NEW.started_at := NULL;
     NEW.finished_at := NULL;
-
-    IF NEW.session_id IS NULL THEN
-        INSERT INTO sessions (project, title, base_branch)
-            VALUES (NEW.project, left(split_part(ltrim(NEW.prompt, E' \t\r\n'), E'\n', 1), 120), its_project.base_branch)
-            RETURNING * INTO its_session;
-        NEW.session_id := its_session.id;
-        INSERT INTO chats (session_id) VALUES (NEW.session_id) RETURNING id INTO NEW.chat_id;
-        -- Nobody else can know this session yet, so the task is its head.
-        NEW.state := 'pending';
-        NEW.lane := lane_of(NEW.session_id, NEW.agent);
-    ELSE
-        IF NEW.chat_id IS NULL THEN
-            SELECT id INTO NEW.chat_id FROM chats WHERE session_id = NEW.session_id ORDER BY id LIMIT 1;
-            IF NEW.chat_id IS NULL THEN
-                INSERT INTO chats (session_id) VALUES (NEW.session_id) RETURNING id INTO NEW.chat_id;
-            END IF;
-        END IF;
-        NEW.state := 'waiting';
-    END IF;
     RETURN NEW;
 END
 $$;
