@@ -5,5 +5,4 @@ mod hostile;
 mod random;
 mod repository;
 mod sources;
-mod speed;
 mod worktrees;

@@ -1,9 +1,6 @@
 //! Many sessions on one server at once: every event reaches its own turn, whole.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use millhand::model::{event::AgentEvent, outcome::Ending};
@@ -76,35 +73,5 @@ async fn many_who_need_the_server_start_it_once() -> Result<()> {
     assert_eq!(std::fs::read_to_string(rig.folder.path().join("starts"))?, "started\n");
     let ids: BTreeSet<_> = sessions.into_iter().map(|session| session.id).collect();
     assert_eq!(ids.len(), 5);
-    rig.end().await
-}
-
-/// What a warm turn costs on top of the server: run by hand, `--ignored --nocapture`.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn own_share_of_a_warm_turn() -> Result<()> {
-    let turn = r#"{"type": "text", "content": "Fine."}, {"type": "done"}"#;
-    let script = format!("[{}]", vec![turn; 60].join(","));
-    let rig = Rig::new(&[("fine", &script)]).await?;
-    let directory = rig.worktree("w", &[]).await?;
-    let session = rig.session(&directory, "fine").await?;
-    let (mut whole, mut before, mut after) = (Vec::new(), Vec::new(), Vec::new());
-    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
-    for _ in 0..50 {
-        let begun = Instant::now();
-        let ran = rig.prompt(&session, prompt("Go")).await?;
-        let ended = Instant::now();
-        assert_eq!(ran.report.ending, Ending::Completed, "{ran:?}");
-        let requests = rig.model.requests();
-        let request = requests.iter().rev().find(|request| request.tools_offered).context("a request")?;
-        whole.push(ms(ended - begun));
-        before.push(ms(request.arrived.instant - begun));
-        after.push(ms(ended - request.last_byte.context("a last byte")?.instant));
-    }
-    for (name, mut values) in [("whole", whole), ("prompt to model", before), ("model to report", after)] {
-        values.drain(..10);
-        values.sort_by(f64::total_cmp);
-        eprintln!("{name}: p50 {:.1} ms, p90 {:.1} ms", values[values.len() / 2], values[values.len() * 9 / 10]);
-    }
     rig.end().await
 }

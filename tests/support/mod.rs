@@ -1,5 +1,4 @@
 //! What the tests share: a cluster, homes, repositories, scripted models.
-#![allow(dead_code, unused_imports, reason = "built before the tests that use it")]
 
 pub mod binary;
 pub mod db;

@@ -115,14 +115,6 @@ impl World {
         self.one(&format!("SELECT state FROM millhand.tasks WHERE id = {task}")).await
     }
 
-    /// Waits until a task is in a state.
-    pub async fn until(&self, task: i64, state: &str) -> Result<()> {
-        wait_until(&format!("t{task} is {state}"), TURN_WITHIN, async || {
-            self.state(task).await.is_ok_and(|s| s == state)
-        })
-        .await
-    }
-
     /// What a task is recorded with: state, outcome of its last attempt, error.
     pub async fn verdict(&self, task: i64) -> Result<(String, String, String)> {
         let row = self
