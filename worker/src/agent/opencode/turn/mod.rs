@@ -21,13 +21,15 @@ use super::{
     stream::{Delivery, Subscription},
     transcript::{Transcript, plan},
     tree::{self, Tree},
-    wire::{Ask, Event, Message, MessageWithParts, RawEvent, Status},
+    wire::{Event, Message, MessageWithParts, RawEvent, Status},
 };
 use crate::{
     agent::{AgentSession, Prompt, TurnReport},
     config::Timings,
     model::{event::AgentEvent, outcome::Ending},
 };
+
+mod asks;
 
 /// Times that a prompt is posted when no answer comes: the same ids make that harmless.
 const POSTS: usize = 3;
@@ -420,59 +422,6 @@ impl Turn<'_> {
         for event in told {
             self.tell(event).await;
         }
-    }
-
-    async fn answer_open_asks(&mut self, subscription: &Subscription) -> Result<(), Cut> {
-        let (client, directory) = (&self.server.client, &self.session.directory);
-        let read = async { tokio::try_join!(client.asks(directory), client.questions(directory)) };
-        let (asks, questions) = self.lives(read).await?;
-        for ask in asks {
-            if subscription.owns(&ask.session) {
-                self.answer(ask).await;
-            }
-        }
-        for question in questions {
-            if subscription.owns(&question.session) {
-                self.reject_question(&question.id).await;
-            }
-        }
-        Ok(())
-    }
-
-    /// Answers a permission ask by the project's policy, at once: nobody is there to wait for.
-    async fn answer(&mut self, ask: Ask) {
-        if !self.answered.insert(ask.id.clone()) {
-            return;
-        }
-        let reply = if self.session.project.allow_asks { "once" } else { "reject" };
-        if let Err(error) = self.server.client.answer_ask(&self.session.directory, &ask.id, reply).await {
-            // It may have been answered by an abort; if not, the poll finds it again.
-            tracing::debug!(ask = %ask.id, %error, "answering an ask failed");
-            self.answered.remove(&ask.id);
-            return;
-        }
-        if reply == "reject" {
-            self.watch.ask_rejected();
-            let what = if ask.patterns.is_empty() { String::new() } else { format!(" ({})", ask.patterns.join(", ")) };
-            let message = format!("the agent asked for the permission \"{}\"{what} and was refused", ask.permission);
-            self.tell(AgentEvent::Warning { message }).await;
-        }
-        let Ask { id, permission, patterns, .. } = ask;
-        self.tell(AgentEvent::Ask { id, permission, patterns, answer: reply.to_owned() }).await;
-    }
-
-    async fn reject_question(&mut self, id: &str) {
-        if !self.answered.insert(id.to_owned()) {
-            return;
-        }
-        if let Err(error) = self.server.client.reject_question(&self.session.directory, id).await {
-            tracing::debug!(question = id, %error, "rejecting a question failed");
-            self.answered.remove(id);
-            return;
-        }
-        self.watch.question_rejected();
-        let message = "the agent asked a question, which nobody is there to answer".to_owned();
-        self.tell(AgentEvent::Warning { message }).await;
     }
 
     async fn read_subagents(&mut self, children: Vec<super::wire::Session>) -> Result<(), Cut> {
