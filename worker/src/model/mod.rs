@@ -7,5 +7,8 @@ pub mod event;
 pub mod ids;
 pub mod lane;
 pub mod outcome;
+pub mod resume;
 pub mod retry;
+pub mod server;
+pub mod stall;
 pub mod usage;

@@ -27,6 +27,8 @@ pub enum Ending {
     },
     /// Steps that end with no reason, one after another; broken off.
     UnknownFinishLoop,
+    /// The same tool calls with the same results, one after another; broken off.
+    ToolLoop,
     /// A permission ask was rejected, and the turn stopped on it.
     AskRejected,
     /// A question was rejected, and the turn stopped on it.
@@ -93,6 +95,7 @@ impl Ending {
             Self::ProviderError { .. } => "provider_error",
             Self::RateLimited { .. } => "rate_limited",
             Self::UnknownFinishLoop => "unknown_finish_loop",
+            Self::ToolLoop => "tool_loop",
             Self::AskRejected => "ask_rejected",
             Self::QuestionRejected => "question_rejected",
             Self::StepLimit => "step_limit",
@@ -128,6 +131,7 @@ impl Ending {
             | Self::Empty
             | Self::ProviderError { .. }
             | Self::UnknownFinishLoop
+            | Self::ToolLoop
             | Self::StepLimit
             | Self::Stalled
             | Self::TimedOut
