@@ -3,7 +3,9 @@
 mod config;
 mod contract;
 mod endings;
+mod pool;
 mod recovery;
 mod rig;
+mod stalls;
 mod together;
 mod turns;

@@ -20,7 +20,7 @@ use crate::support::{
 };
 
 /// Two steps; the tool of the first waits for a file.
-const WAITS: &str = r#"[
+pub const WAITS: &str = r#"[
   {"type": "text", "content": "I wait."},
   {"type": "tool_call", "id": "c1", "name": "bash", "arguments": {"command": "while [ ! -e go ]; do sleep 0.1; done; echo went", "description": "Wait"}},
   {"type": "usage", "input": 100, "output": 10},
@@ -30,11 +30,11 @@ const WAITS: &str = r#"[
 ]"#;
 const FINE: &str = r#"[{"type": "text", "content": "Fine."}, {"type": "done"}, {"type": "text", "content": "Again."}, {"type": "done"}]"#;
 
-fn is_running(event: &AgentEvent) -> bool {
+pub fn is_running(event: &AgentEvent) -> bool {
     matches!(event, AgentEvent::Tool { call, .. } if call.status == ToolStatus::Running)
 }
 
-fn signal(name: &str, pid: u32) {
+pub fn signal(name: &str, pid: u32) {
     let status = std::process::Command::new("kill").args([name, &pid.to_string()]).status().expect("kill");
     assert!(status.success(), "kill {name} {pid}");
 }

@@ -81,6 +81,9 @@ impl Rig {
             snapshot: false,
             lsp: false,
             formatter: false,
+            max_servers: 4,
+            max_directories: 50,
+            recycle_bytes: 4_000_000_000,
             show_reasoning: true,
             cache: root.join("private/opencode"),
             logs: Some(root.join("logs")),
@@ -217,7 +220,7 @@ impl Rig {
 /// A prompt with new ids.
 pub fn prompt(text: &str) -> Prompt {
     let id = uuid::Uuid::new_v4().simple();
-    Prompt { text: text.to_owned(), message_id: format!("msg_mh_{id}"), part_id: format!("prt_mh_{id}") }
+    Prompt::new(text.to_owned(), format!("msg_{id}"))
 }
 
 impl Ran {

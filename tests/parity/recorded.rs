@@ -38,6 +38,9 @@ fn backend(model: &ScriptedModel, extra: &Value, home: &Path) -> Result<Opencode
         snapshot: false,
         lsp: false,
         formatter: false,
+        max_servers: 1,
+        max_directories: 50,
+        recycle_bytes: 4_000_000_000,
         show_reasoning: true,
         cache: home.join("cache"),
         logs: None,
@@ -80,11 +83,7 @@ pub async fn record(
         resume: None,
     };
     let session = backend.ensure_session(request, &sender).await?;
-    let prompt = Prompt {
-        text: prompt.to_owned(),
-        message_id: format!("msg_{}", Uuid::new_v4().simple()),
-        part_id: format!("prt_{}", Uuid::new_v4().simple()),
-    };
+    let prompt = Prompt::new(prompt.to_owned(), format!("msg_{}", Uuid::new_v4().simple()));
     let turn = backend.prompt(&session, prompt, &sender, CancellationToken::new());
     let report = tokio::time::timeout(RUN_WITHIN, turn).await.context("the turn hangs")?;
     drop(sender);

@@ -4,7 +4,7 @@
 //! its own module (`opencode` knows the wire format of opencode, and nothing else does). This module must not
 //! touch the database, nor git.
 
-use std::{path::PathBuf, time::Duration};
+use std::{any::Any, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
@@ -80,6 +80,45 @@ pub struct Prompt {
     pub message_id: String,
     /// Our id of its only part.
     pub part_id: String,
+    /// The message that the turn began with: this one, or an earlier one that this tells the agent to go on with. What every
+    /// step since then cost is reported.
+    pub began_with: String,
+    /// Whether what happened since that message is told again, or only what happens from this one on.
+    pub tells_all: bool,
+}
+
+impl Prompt {
+    /// A prompt that begins a turn.
+    pub fn new(text: String, message_id: String) -> Self {
+        let part_id = message_id.replacen("msg", "prt", 1);
+        Self { text, began_with: message_id.clone(), message_id, part_id, tells_all: true }
+    }
+}
+
+/// A turn's claim on an agent's server, taken before its task is claimed and kept until the turn is over. A server that
+/// somebody has a seat on is not ended to make room.
+#[derive(Clone)]
+pub struct Seat {
+    project_id: i64,
+    _taken: Arc<dyn Any + Send + Sync>,
+}
+
+impl Seat {
+    /// A seat for a project; what is `taken` is dropped with its last clone.
+    pub fn new(project_id: i64, taken: impl Any + Send + Sync) -> Self {
+        Self { project_id, _taken: Arc::new(taken) }
+    }
+
+    /// The project that it is for.
+    pub fn project_id(&self) -> i64 {
+        self.project_id
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("project_id", &self.project_id).finish_non_exhaustive()
+    }
 }
 
 /// How a turn went.
@@ -119,6 +158,10 @@ pub struct Probe {
 /// One way of talking to an agent.
 #[async_trait]
 pub trait Backend: Send + Sync {
+    /// Takes a seat for each of these projects that a turn could begin in now. `newcomers` bounds for how many of them another
+    /// project's idle server may be ended. The rest has to wait; asked again and again, each gets its turn.
+    fn reserve(&self, projects: &[i64], newcomers: usize) -> Vec<Seat>;
+
     /// Opens or resumes a conversation, starting the agent's server where there is none, and checks mode and model
     /// before anything is paid for. Progress and warnings go to `events`.
     async fn ensure_session(
@@ -139,6 +182,9 @@ pub trait Backend: Send + Sync {
 
     /// Lets go of what the agent holds for a worktree (caches, watchers), before that is moved or removed.
     async fn close(&self, project: &AgentProject, directory: &std::path::Path) -> Result<(), AgentError>;
+
+    /// Looks after the servers: ends idle, old and large ones, and lets go of worktrees that are not used.
+    async fn tend(&self);
 
     /// What this host can run.
     async fn probe(&self) -> Probe;

@@ -279,7 +279,7 @@ impl Rig<'_> {
     async fn bare_turn(&self, session: &AgentSession) -> Result<Turn> {
         let id = Uuid::new_v4().simple().to_string();
         let text = unique_prompt();
-        let prompt = Prompt { text: text.clone(), message_id: format!("msg_{id}"), part_id: format!("prt_{id}") };
+        let prompt = Prompt::new(text.clone(), format!("msg_{id}"));
         let began = Instant::now();
         let total = self.host.backend().bare_turn(session, &prompt, TURN_WITHIN).await?;
         let [first, last] = self.both_answers(&text).await?;

@@ -14,9 +14,19 @@ pub fn memory_bytes() -> Option<u64> {
     }
 }
 
-fn total(meminfo: &str) -> Option<u64> {
-    let kilobytes = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?.trim().strip_suffix("kB")?;
+/// Memory that a process occupies, in bytes; none if it is gone.
+pub fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    kilobytes(&status, "VmRSS:")
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let kilobytes = text.lines().find_map(|line| line.strip_prefix(name))?.trim().strip_suffix("kB")?;
     kilobytes.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+fn total(meminfo: &str) -> Option<u64> {
+    kilobytes(meminfo, "MemTotal:")
 }
 
 #[cfg(test)]

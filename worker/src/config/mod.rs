@@ -16,8 +16,9 @@ mod value;
 pub use home::Home;
 pub use host::{host_id, prepare_home, private_folder};
 pub use load::{ConfigError, Sources, load};
+pub use machine::resident_bytes;
 pub use settings::{
     DatabaseSettings, Environment, LogFormat, LogSettings, OpencodeSettings, PostgresSettings, Settings,
-    WorkerSettings, turns_for,
+    WorkerSettings, servers_for, turns_for,
 };
 pub use timings::Timings;

@@ -122,12 +122,21 @@ impl WorkerSettings {
 /// Turns at once for a machine: four per core, as a turn mostly waits for its model, and no more than fit into
 /// memory at 800 MB each with 2 GB left for the rest.
 pub fn turns_for(cores: usize, memory_bytes: Option<u64>) -> usize {
+    cores.saturating_mul(4).min(fit_into(memory_bytes)).clamp(1, MOST_BY_DEFAULT)
+}
+
+/// Agent servers at once for a machine: as many as fit into memory.
+pub fn servers_for(memory_bytes: Option<u64>) -> usize {
+    fit_into(memory_bytes).clamp(1, MOST_BY_DEFAULT)
+}
+
+/// What fits into memory at 800 MB each with 2 GB left for the rest.
+fn fit_into(memory_bytes: Option<u64>) -> usize {
     const LEFT_FOR_THE_REST: u64 = 2_000_000_000;
-    const PER_TURN: u64 = 800_000_000;
-    let by_memory = memory_bytes.map_or(usize::MAX, |bytes| {
-        usize::try_from(bytes.saturating_sub(LEFT_FOR_THE_REST) / PER_TURN).unwrap_or(usize::MAX)
-    });
-    cores.saturating_mul(4).min(by_memory).clamp(1, MOST_BY_DEFAULT)
+    const EACH: u64 = 800_000_000;
+    memory_bytes.map_or(usize::MAX, |bytes| {
+        usize::try_from(bytes.saturating_sub(LEFT_FOR_THE_REST) / EACH).unwrap_or(usize::MAX)
+    })
 }
 
 /// How opencode is found and run.
@@ -147,6 +156,24 @@ pub struct OpencodeSettings {
     pub lsp: bool,
     /// Let opencode run formatters.
     pub formatter: bool,
+    /// Servers at once; none: [`OpencodeSettings::servers_at_once`] works it out.
+    pub max_servers: Option<usize>,
+    /// Memory, in MB, above which a server is replaced.
+    pub recycle_mb: i32,
+    /// How often a turn that was cut off at its limit of steps is told to go on.
+    pub step_resumes: i32,
+}
+
+impl OpencodeSettings {
+    /// Servers at once: as set, else for this machine.
+    pub fn servers_at_once(&self) -> usize {
+        self.max_servers.unwrap_or_else(|| servers_for(super::machine::memory_bytes()))
+    }
+
+    /// Memory, in bytes, above which a server is replaced.
+    pub fn recycle_bytes(&self) -> u64 {
+        u64::from(self.recycle_mb.unsigned_abs()) * 1_000_000
+    }
 }
 
 /// The private Postgres.
@@ -191,6 +218,9 @@ impl Settings {
                 snapshot: false,
                 lsp: false,
                 formatter: false,
+                max_servers: None,
+                recycle_mb: 1500,
+                step_resumes: 1,
             },
             postgres: PostgresSettings { binaries: None },
             log: LogSettings { level: "info".to_owned(), format: LogFormat::Text },
@@ -210,5 +240,6 @@ mod tests {
         assert_eq!(turns_for(16, gigabytes(16)), 17);
         assert_eq!(turns_for(2, gigabytes(1)), 1, "never none");
         assert_eq!(turns_for(128, None), 64);
+        assert_eq!((servers_for(gigabytes(16)), servers_for(gigabytes(1)), servers_for(None)), (17, 1, 64));
     }
 }

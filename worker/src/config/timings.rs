@@ -23,14 +23,36 @@ pub struct Timings {
     pub stream_silence: Duration,
     /// From a prompt being taken to the first sign of a turn.
     pub turn_start: Duration,
-    /// No event of a turn for this long: it has stalled.
+    /// No event of a turn for this long, while no tool runs: it has stalled.
     pub turn_stall: Duration,
+    /// One tool call of a turn.
+    pub turn_tool: Duration,
+    /// From an ask or question of a turn to its answer.
+    pub turn_answer: Duration,
+    /// All tries of one model call together.
+    pub turn_retry: Duration,
+    /// Silence of a provider, before or during its answer, after which the agent asks it again.
+    pub provider_silence: Duration,
     /// A whole turn.
     pub turn_limit: Duration,
     /// From starting an agent server to its being healthy.
     pub server_start: Duration,
     /// One request to an agent server.
     pub server_request: Duration,
+    /// How long an agent server may not answer before it is given up.
+    pub server_grace: Duration,
+    /// An agent server that is not used for this long is ended.
+    pub server_idle: Duration,
+    /// A worktree that is not used for this long is let go of by its agent server.
+    pub directory_idle: Duration,
+    /// An agent server older than this is replaced when it is idle.
+    pub server_age: Duration,
+    /// How long turns may go on that keep an agent server from being replaced.
+    pub server_drain: Duration,
+    /// How long a project waits for an agent server before the longest-serving one makes room.
+    pub server_patience: Duration,
+    /// Between looks after the agent servers.
+    pub tend: Duration,
     /// From asking a process to end to killing it.
     pub kill_grace: Duration,
     /// How long turns may go on after a worker was told to stop.
@@ -50,9 +72,20 @@ impl Default for Timings {
             stream_silence: Duration::from_secs(25),
             turn_start: Duration::from_secs(60),
             turn_stall: Duration::from_secs(600),
+            turn_tool: Duration::from_secs(3600),
+            turn_answer: Duration::from_secs(60),
+            turn_retry: Duration::from_secs(300),
+            provider_silence: Duration::from_secs(120),
             turn_limit: Duration::from_secs(4 * 3600),
             server_start: Duration::from_secs(60),
             server_request: Duration::from_secs(30),
+            server_grace: Duration::from_secs(20),
+            server_idle: Duration::from_secs(1800),
+            directory_idle: Duration::from_secs(900),
+            server_age: Duration::from_secs(24 * 3600),
+            server_drain: Duration::from_secs(600),
+            server_patience: Duration::from_secs(60),
+            tend: Duration::from_secs(30),
             kill_grace: Duration::from_secs(2),
             drain: Duration::from_secs(30),
         }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Trouble;
 use crate::{
+    agent::{Backend, Seat},
     config::Timings,
     model::lane::Lane,
     store::{Store, StoreError, queue::Claimed},
@@ -39,6 +40,8 @@ pub struct Claimer {
     pub leases: Leases,
     /// Does the turns.
     pub runner: Arc<dyn Runner>,
+    /// Says which projects a turn can begin in now; none: all.
+    pub backend: Option<Arc<dyn Backend>>,
     /// The turns under way.
     pub turns: TaskTracker,
     /// Whether a listener wakes it; without one it polls at the shortest interval.
@@ -98,10 +101,12 @@ impl Claimer {
             permits.push(permit);
         }
         let (promoted, lanes) = self.store.advance_and_list_lanes().await?;
-        let runnable: Vec<String> = lanes
+        let mut runnable: Vec<String> = lanes
             .into_iter()
             .filter(|lane| Lane::parse(lane).is_some_and(|lane| lane.runs_on(&self.host_id, &self.agents)))
             .collect();
+        let seats = self.reserve(&runnable, permits.len());
+        runnable.retain(|lane| Lane::parse(lane).is_some_and(|lane| seats.contains(lane.project_id)));
         if stop.is_cancelled() {
             return Ok(Round { claimed: 0, more: false });
         }
@@ -110,7 +115,8 @@ impl Claimer {
         let claimed = self.store.claim(&runnable, wanted, self.worker, &self.host_id, self.timings.lease).await?;
         let count = claimed.len();
         for (claimed, permit) in claimed.into_iter().zip(permits) {
-            self.start(claimed, permit, sent);
+            let seat = seats.of(claimed.project_id);
+            self.start(claimed, permit, seat, sent);
         }
         if usize::try_from(promoted).unwrap_or(0) > count {
             // Made claimable, but not by us: others may want to know.
@@ -119,7 +125,16 @@ impl Claimer {
         Ok(Round { claimed: count, more: count == wanted })
     }
 
-    fn start(&self, claimed: Claimed, permit: OwnedSemaphorePermit, sent: Instant) {
+    /// Takes a seat for each project of these lanes, before anything of it is claimed: what could not run is not taken.
+    fn reserve(&self, lanes: &[String], turns: usize) -> Seats {
+        let Some(backend) = &self.backend else { return Seats(None) };
+        let mut projects: Vec<i64> = lanes.iter().filter_map(|lane| Some(Lane::parse(lane)?.project_id)).collect();
+        projects.sort_unstable();
+        projects.dedup();
+        Seats(Some(backend.reserve(&projects, turns)))
+    }
+
+    fn start(&self, claimed: Claimed, permit: OwnedSemaphorePermit, seat: Option<Seat>, sent: Instant) {
         let lease = self.leases.hold(claimed.token, sent);
         let runner = self.runner.clone();
         let wake = self.wake.clone();
@@ -133,10 +148,23 @@ impl Claimer {
         self.turns.spawn(
             async move {
                 runner.run(claimed, lease).await;
-                drop(permit);
+                drop((permit, seat));
                 wake.notify_one();
             }
             .instrument(span),
         );
+    }
+}
+
+/// Seats that were taken for a round; none: seats do not matter.
+struct Seats(Option<Vec<Seat>>);
+
+impl Seats {
+    fn contains(&self, project_id: i64) -> bool {
+        self.0.as_ref().is_none_or(|seats| seats.iter().any(|seat| seat.project_id() == project_id))
+    }
+
+    fn of(&self, project_id: i64) -> Option<Seat> {
+        self.0.as_ref()?.iter().find(|seat| seat.project_id() == project_id).cloned()
     }
 }

@@ -8,6 +8,7 @@ pub mod claimer;
 pub mod heartbeat;
 pub mod prober;
 pub mod rescuer;
+pub mod tender;
 
 use crate::store::StoreError;
 

@@ -20,6 +20,9 @@ use crate::{
     turn::{Turns, lease::Leases},
 };
 
+/// Worktrees that one agent server keeps loaded.
+const MAX_DIRECTORIES: usize = 50;
+
 /// A host's worker, with the lock that makes it the only one.
 pub struct Host {
     worker: Worker,
@@ -63,6 +66,7 @@ impl Host {
             default_model: settings.opencode.default_model.clone(),
             timings: settings.timings,
             retry: settings.retry,
+            step_resumes: settings.opencode.step_resumes.unsigned_abs(),
         };
         let worker_settings = WorkerSettings {
             host_id,
@@ -129,6 +133,9 @@ async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBu
         snapshot: settings.opencode.snapshot,
         lsp: settings.opencode.lsp,
         formatter: settings.opencode.formatter,
+        max_servers: settings.opencode.servers_at_once(),
+        max_directories: MAX_DIRECTORIES,
+        recycle_bytes: settings.opencode.recycle_bytes(),
         show_reasoning: true,
         cache,
         logs: Some(settings.home.logs()),

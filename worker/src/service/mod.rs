@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     agent::Backend,
     config::Timings,
-    loops::{claimer::Claimer, heartbeat::Heartbeat, prober::Prober, rescuer::Rescuer},
+    loops::{claimer::Claimer, heartbeat::Heartbeat, prober::Prober, rescuer::Rescuer, tender::Tender},
     store::{
         Store, StoreError,
         listen::{Wakes, listen},
@@ -126,6 +126,8 @@ impl Worker {
         };
         loops.push(tokio::spawn(rescuer.run(stop_claiming.clone())));
         if let Some(backend) = &backend {
+            let tender = Tender { backend: backend.clone(), every: timings.tend };
+            loops.push(tokio::spawn(tender.run(stop_claiming.clone())));
             for agent in &settings.agents {
                 let prober = Prober {
                     store: store.clone(),
@@ -145,6 +147,7 @@ impl Worker {
             wake: wakes.tasks,
             leases: leases.clone(),
             runner,
+            backend: backend.clone(),
             turns: turns.clone(),
             listens: settings.listen,
             timings,

@@ -136,6 +136,19 @@ impl Store {
         Ok(row.is_some())
     }
 
+    /// How often the task's last attempts, in a row, lost the agent's server.
+    pub async fn server_losses(&self, task_id: i64) -> Result<i64> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT count(*) FROM millhand.attempts WHERE task_id = $1 AND outcome = 'server_lost' AND number > \
+                 coalesce((SELECT max(number) FROM millhand.attempts \
+                           WHERE task_id = $1 AND outcome IS NOT NULL AND outcome <> 'server_lost'), 0)",
+            )
+            .await?;
+        Ok(client.query_one(&statement, &[&task_id]).await?.get(0))
+    }
+
     /// Marks a conversation as not to be resumed.
     pub async fn mark_agent_session_crashed(&self, chat_id: i64, agent: &str, host_id: &str) -> Result<()> {
         self.client()

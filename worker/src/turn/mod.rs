@@ -13,16 +13,13 @@ use crate::{
     config::{Home, Timings},
     git::{Base, Git, GitError, Mirror, Worktree},
     model::{event::AgentEvent, lane::split_agent, outcome::Ending, retry::RetryPolicy},
-    store::{
-        Store, StoreError,
-        queue::Claimed,
-        turns::{AgentSessionRow, Owner},
-    },
+    store::{Store, StoreError, queue::Claimed, turns::Owner},
 };
 
 mod changes;
 mod finish;
 pub mod lease;
+mod resume;
 mod transcript;
 
 use lease::{Lease, StopReason};
@@ -53,6 +50,8 @@ pub struct Turns {
     pub timings: Timings,
     /// Bounds on trying again.
     pub retry: RetryPolicy,
+    /// How often a turn that the agent cut off at its limit of steps is told to go on.
+    pub step_resumes: u32,
 }
 
 /// Why a turn came to no report.
@@ -128,27 +127,7 @@ impl Turns {
             () = lease.stopped().cancelled() => return interrupted(lease),
             session = self.agent_session(claimed, agent, &worktree, transcript) => session?,
         };
-        let prompt = self.prompt(claimed, &session);
-        let row = AgentSessionRow { external_id: session.id.clone(), config_hash: session.config_hash.clone() };
-        let resolved = format!("{agent}/{}", session.mode);
-        let backend = "opencode";
-        if !self
-            .store
-            .before_prompt(
-                lease.token(),
-                agent,
-                backend,
-                &self.host_id,
-                &row,
-                &resolved,
-                &session.model,
-                &prompt.message_id,
-            )
-            .await?
-        {
-            return Err(Interrupted::Fenced);
-        }
-        let report = self.follow(&session, prompt, lease, transcript).await;
+        let report = self.converse(claimed, agent, &session, lease, transcript).await?;
         let owner = owner(claimed, agent);
         if lease.reason() == Some(StopReason::LeaseLost) {
             // Nothing of the turn counts, but what it cost was paid all the same.
@@ -230,17 +209,6 @@ impl Turns {
             resume: resume.map(|row| (row.external_id, row.config_hash)),
         };
         Ok(self.backend.ensure_session(request, transcript.events()).await?)
-    }
-
-    /// The prompt with its ids. An attempt that continues where an earlier one was lost sends the same ids again, which
-    /// the agent recognises; every other one sends new ids.
-    fn prompt(&self, claimed: &Claimed, session: &AgentSession) -> Prompt {
-        let message_id = match &claimed.message_id {
-            Some(id) if session.resumed => id.clone(),
-            _ => format!("msg_{}", claimed.token.simple()),
-        };
-        let part_id = message_id.replacen("msg", "prt", 1);
-        Prompt { text: claimed.prompt.clone(), message_id, part_id }
     }
 
     /// prompt → follow → settle.

@@ -13,6 +13,7 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -156,12 +157,14 @@ impl Plan {
         {
             names.extend(env_references(&text));
         }
+        let mut defaults = default_permissions(project.allow_asks);
+        merge_over(&mut defaults, &provider_timeouts(&catalogue, &operator, setup.timings.provider_silence));
         let mut operator = operator;
         merge_under(&mut operator, &catalogue.overlay);
         Ok(Self {
             user,
             user_files,
-            defaults: default_permissions(project.allow_asks),
+            defaults,
             operator,
             insisted,
             passed: supervise::allowed_environment(setup.environment.clone(), &names),
@@ -322,6 +325,16 @@ fn default_permissions(allow: bool) -> Value {
             "read": {"*": "allow", "*.env": answer, "*.env.*": answer, "*.env.example": "allow"},
         },
     })
+}
+
+/// How long the providers in use may say nothing, before and during an answer. opencode's own bound is 5 minutes.
+fn provider_timeouts(catalogue: &Catalogue, operator: &Value, silence: Duration) -> Value {
+    let ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+    let names = |value: &Value| value.as_object().into_iter().flatten().map(|(id, _)| id.clone()).collect::<Vec<_>>();
+    let declared = operator.get("provider").map(names).unwrap_or_default();
+    let options = json!({"options": {"chunkTimeout": ms, "headerTimeout": ms}});
+    let providers = names(&catalogue.models).into_iter().chain(declared).map(|id| (id, options.clone()));
+    json!({"provider": providers.collect::<serde_json::Map<_, _>>()})
 }
 
 /// Merges `from` into `into`, key by key; `from` wins.

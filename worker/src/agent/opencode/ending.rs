@@ -12,8 +12,14 @@ pub(super) enum Broken {
     Stalled,
     /// It took too long.
     TimedOut,
+    /// One tool call took too long.
+    LongTool,
+    /// An ask or a question could not be answered.
+    Unanswered,
     /// Steps without a finish reason, one after another.
     UnknownFinishLoop,
+    /// The same calls, one after another.
+    ToolLoop,
     /// The provider asks for a wait that does not belong into a turn.
     RateLimited { retry_after_seconds: Option<u64>, message: String },
     /// The provider was asked again and again.
@@ -32,6 +38,14 @@ impl Broken {
                 "the provider's answers end without a finish reason, again and again; check that its address is right \
                  and that it speaks the protocol it is configured for"
                     .to_owned(),
+            ),
+            Self::LongTool => (Ending::Stalled, "a tool call took longer than one may (turn_tool)".to_owned()),
+            Self::Unanswered => {
+                (Ending::Stalled, "the agent asked for something, and opencode did not take the answer".to_owned())
+            }
+            Self::ToolLoop => (
+                Ending::ToolLoop,
+                "the agent made the same tool calls with the same results again and again".to_owned(),
             ),
             Self::RateLimited { retry_after_seconds, message } => {
                 let wait = retry_after_seconds.map(|s| format!(", and wants {s} s of waiting")).unwrap_or_default();

@@ -1,7 +1,9 @@
 //! opencode: one warm `opencode serve` per project, HTTP and one event stream.
 //!
 //! - [`OpencodeBackend`] (here): which server a conversation runs on, and what is checked before anything is paid for.
-//! - `server`, `config`, `catalogue`: a server process, what it is started with, and the models that it knows.
+//! - `pool`, `lifecycle`: which projects have a server, and how servers come and go.
+//! - `server`, `health`, `directories`, `config`, `catalogue`: a server process, whether it lives, the worktrees that it has loaded, what
+//!   it is started with, and the models that it knows.
 //! - `client`, `stream`, `wire`: its HTTP, its event stream, their format. `instructions`: the repository's AGENTS.md; `guard`:
 //!   its code, which must not run unless trusted.
 //! - `turn`: one turn from prompt to report. It waits and reads; `settle` and `ending` decide, `transcript`, `tag` and `tree` keep
@@ -12,10 +14,10 @@
 //! server or a worker died (the ids of message and part are the caller's, and posting them again resumes).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     ffi::OsString,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -29,9 +31,10 @@ use self::{
     client::ClientError,
     config::{Folders, Plan},
     facts::Facts,
+    pool::Pool,
     server::Server,
 };
-use super::{AgentError, AgentProject, AgentSession, Backend, Probe, Prompt, SessionRequest, TurnReport};
+use super::{AgentError, AgentProject, AgentSession, Backend, Probe, Prompt, Seat, SessionRequest, TurnReport};
 use crate::{
     config::Timings,
     model::{event::AgentEvent, outcome::Ending},
@@ -42,10 +45,15 @@ use crate::{
 mod catalogue;
 mod client;
 mod config;
+mod directories;
 mod ending;
 mod facts;
 mod guard;
+mod health;
 mod instructions;
+mod lifecycle;
+mod pool;
+mod repeats;
 mod server;
 mod settle;
 mod stream;
@@ -83,6 +91,12 @@ pub struct OpencodeSetup {
     pub lsp: bool,
     /// Let opencode run formatters.
     pub formatter: bool,
+    /// Servers at once: one per project that has something to do.
+    pub max_servers: usize,
+    /// Worktrees that one server keeps loaded.
+    pub max_directories: usize,
+    /// Memory, in bytes, above which a server is replaced when it is idle.
+    pub recycle_bytes: u64,
     /// Tell what the model reasons.
     pub show_reasoning: bool,
     /// A private folder for what is worth keeping between starts: the cut model catalogue.
@@ -95,14 +109,11 @@ pub struct OpencodeSetup {
 #[derive(Debug)]
 pub struct OpencodeBackend {
     setup: OpencodeSetup,
-    slots: Mutex<HashMap<i64, Arc<Slot>>>,
+    pool: Arc<Pool>,
     version: tokio::sync::Mutex<Option<(Stamp, Version)>>,
     catalogue: tokio::sync::Mutex<Option<(PathBuf, Catalogue)>>,
     closed: CancellationToken,
 }
-
-/// The place of a project's server. Its lock serialises starts.
-type Slot = tokio::sync::Mutex<Option<Arc<Server>>>;
 
 /// By this a replaced binary is noticed.
 type Stamp = Option<(u64, SystemTime)>;
@@ -111,8 +122,8 @@ impl OpencodeBackend {
     /// A backend without any server yet.
     pub fn new(setup: OpencodeSetup) -> Self {
         Self {
+            pool: Arc::new(Pool::new(setup.max_servers, setup.timings.server_patience)),
             setup,
-            slots: Mutex::default(),
             version: tokio::sync::Mutex::default(),
             catalogue: tokio::sync::Mutex::default(),
             closed: CancellationToken::new(),
@@ -121,20 +132,24 @@ impl OpencodeBackend {
 
     /// Process id of a project's server, if one runs.
     pub async fn server_pid(&self, project_id: i64) -> Option<u32> {
-        let slot = self.slots().get(&project_id).cloned()?;
-        let slot = slot.lock().await;
-        slot.as_ref().filter(|server| server.is_usable()).map(|server| server.pid())
+        self.settled_server(project_id).await.filter(|server| server.is_usable()).map(|server| server.pid())
     }
 
     /// How many events of a project's server were not known to this version of ours.
     pub async fn unknown_events(&self, project_id: i64) -> Option<u64> {
-        let slot = self.slots().get(&project_id).cloned()?;
-        let slot = slot.lock().await;
-        slot.as_ref().map(|server| server.hub.unknown_events())
+        self.settled_server(project_id).await.map(|server| server.hub.unknown_events())
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, HashMap<i64, Arc<Slot>>> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many worktrees a project's server has loaded.
+    pub async fn loaded_directories(&self, project_id: i64) -> Option<usize> {
+        self.settled_server(project_id).await.map(|server| server.directories.len())
+    }
+
+    /// A project's server, once none starts or ends.
+    async fn settled_server(&self, project_id: i64) -> Option<Arc<Server>> {
+        let slot = self.pool.slot(project_id);
+        let _turnstile = slot.turnstile.lock().await;
+        slot.server()
     }
 
     /// The version of the installed opencode, which must not be too old.
@@ -216,41 +231,10 @@ impl OpencodeBackend {
         Ok((server, folders))
     }
 
-    /// The project's server, started if there is none that can be used.
-    async fn server(
-        &self,
-        project: &AgentProject,
-        events: &mpsc::Sender<AgentEvent>,
-    ) -> Result<Arc<Server>, AgentError> {
-        let slot = Arc::clone(self.slots().entry(project.id).or_default());
-        let mut slot = slot.lock().await;
-        if self.closed.is_cancelled() {
-            return Err(trouble("the worker is shutting down".to_owned()));
-        }
-        let version = self.version().await?;
-        let catalogue = self.catalogue(version, Some(events)).await?;
-        let plan = Plan::new(&self.setup, project, catalogue).map_err(unreadable_config)?;
-        if let Some(server) = &*slot
-            && server.is_usable()
-            && server.answers().await
-        {
-            if server.config_hash == plan.hash(&version.to_string()) {
-                return Ok(Arc::clone(server));
-            }
-            if server.turns() > 0 {
-                return keep_until_idle(server, project, events).await;
-            }
-        }
-        if let Some(old) = slot.take() {
-            // Never two on one data folder.
-            old.stop().await;
-        }
-        let _ = events.send(AgentEvent::Status { message: format!("starting opencode {version}") }).await;
-        let folders = Folders::of_project(project);
-        let name = format!("opencode-{}", project.id);
-        let server = Arc::new(Server::start(&self.setup, version, &plan, &folders, &name).await?);
-        *slot = Some(Arc::clone(&server));
-        Ok(server)
+    fn seat(&self, project: &AgentProject) -> Result<Seat, AgentError> {
+        self.pool
+            .sit(project.id)
+            .ok_or_else(|| trouble("every opencode server is busy with another project".to_owned()))
     }
 
     /// What the server offers in a directory. Without the repository's own configuration it is the same in all.
@@ -269,23 +253,12 @@ impl OpencodeBackend {
     }
 }
 
-/// The configuration has changed, but turns still run under the old one.
-async fn keep_until_idle(
-    server: &Arc<Server>,
-    project: &AgentProject,
-    events: &mpsc::Sender<AgentEvent>,
-) -> Result<Arc<Server>, AgentError> {
-    if server.trusted && !project.trusted {
-        let message = "trust was withdrawn from this project while turns run; new ones wait until those are over";
-        return Err(trouble(message.to_owned()));
-    }
-    let message = "opencode's configuration has changed; it takes effect once no turn runs".to_owned();
-    let _ = events.send(AgentEvent::Warning { message }).await;
-    Ok(Arc::clone(server))
-}
-
 #[async_trait]
 impl Backend for OpencodeBackend {
+    fn reserve(&self, projects: &[i64], newcomers: usize) -> Vec<Seat> {
+        self.pool.reserve(projects, newcomers)
+    }
+
     async fn ensure_session(
         &self,
         request: SessionRequest,
@@ -296,9 +269,14 @@ impl Backend for OpencodeBackend {
             .canonicalize()
             .map_err(|error| trouble(format!("no worktree at {}: {error}", request.directory.display())))?;
         refuse_untrusted_code(&request.project, &directory)?;
+        let _seat = self.seat(&request.project)?;
         let server = self.server(&request.project, events).await?;
+        server.directories.touch(&directory).await;
+        if server.directories.len() > self.setup.max_directories {
+            self.let_go_of_idle(&server).await;
+        }
         // The first request for a directory loads it.
-        let _gate = match server.is_warm(&directory) {
+        let _gate = match server.directories.is_warm(&directory) {
             true => None,
             false => Some(server.cold.acquire().await.map_err(|error| trouble(error.to_string()))?),
         };
@@ -344,10 +322,16 @@ impl Backend for OpencodeBackend {
         if let Err(error) = refuse_untrusted_code(&session.project, &session.directory) {
             return not_sent(error.ending, error.message);
         }
-        let slot = self.slots().get(&session.project.id).cloned();
-        let server = match slot {
-            Some(slot) => slot.lock().await.clone(),
-            None => None,
+        let _seat = match self.seat(&session.project) {
+            Ok(seat) => seat,
+            Err(error) => return not_sent(error.ending, error.message),
+        };
+        let slot = self.pool.slot(session.project.id);
+        // Somebody else may be about to start the next one.
+        let server = tokio::select! {
+            biased;
+            _turnstile = slot.turnstile.lock() => slot.server(),
+            () = stop.cancelled() => return not_sent(Ending::Aborted, "stopped before the prompt was sent".to_owned()),
         };
         let Some(server) = server.filter(|server| server.is_usable()) else {
             return not_sent(Ending::ServerLost, "opencode's server ended before the prompt was sent".to_owned());
@@ -357,12 +341,24 @@ impl Backend for OpencodeBackend {
     }
 
     async fn close(&self, project: &AgentProject, directory: &Path) -> Result<(), AgentError> {
-        let Some(slot) = self.slots().get(&project.id).cloned() else { return Ok(()) };
-        let Some(server) = slot.lock().await.clone().filter(|server| server.is_usable()) else { return Ok(()) };
+        let Some(server) = self.pool.slot(project.id).server().filter(|server| server.is_usable()) else {
+            return Ok(());
+        };
         let directory = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
-        server.set_warm(&directory, false);
+        let leaving = server.directories.leave(&directory);
+        if leaving.is_none() && server.directories.is_loaded(&directory) {
+            return Err(trouble(format!("a turn runs in {}", directory.display())));
+        }
         server.facts.lock().await.remove(&directory);
-        server.client.dispose(&directory).await.map_err(from_client)
+        let disposed = server.client.dispose(&directory).await.map_err(from_client);
+        if let Some(leaving) = leaving {
+            server.directories.forget(leaving);
+        }
+        disposed
+    }
+
+    async fn tend(&self) {
+        self.tend_servers().await;
     }
 
     async fn probe(&self) -> Probe {
@@ -388,11 +384,9 @@ impl Backend for OpencodeBackend {
 
     async fn shutdown(&self, within: Duration) {
         self.closed.cancel();
-        let slots: Vec<_> = self.slots().drain().map(|(_, slot)| slot).collect();
-        let stops = slots.into_iter().map(|slot| async move {
-            if let Some(server) = slot.lock().await.take() {
-                server.stop().await;
-            }
+        let stops = self.pool.slots().into_iter().map(|slot| async move {
+            let _turnstile = slot.turnstile.lock().await;
+            slot.end().await;
         });
         if tokio::time::timeout(within, futures::future::join_all(stops)).await.is_err() {
             tracing::warn!("not every opencode server ended in time; their shims end them when we are gone");

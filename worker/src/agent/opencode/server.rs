@@ -4,13 +4,10 @@
 //! needs one then starts another.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,12 +22,13 @@ use super::{
     OpencodeSetup,
     client::Client,
     config::{Folders, Plan},
+    directories::{Directories, InUse},
     facts::Facts,
+    health::{Pulse, watch_over},
     stream::{Hub, read_stream},
 };
 use crate::{
     agent::AgentError,
-    config::Timings,
     model::outcome::Ending,
     supervise::{Child, ChildSpec, WaitError},
     tools::{OPENCODE_FLOOR, Version},
@@ -42,8 +40,6 @@ const PORT_TRIES: usize = 5;
 const COLD_AT_ONCE: usize = 2;
 /// One health request while a server starts: the very first can hang for ever.
 const HEALTH_TRY: Duration = Duration::from_secs(2);
-/// One health request to a server whose stream is down. Cold worktrees can block it for several seconds.
-const HEALTH_WAIT: Duration = Duration::from_secs(10);
 /// Between two of them.
 const HEALTH_PAUSE: Duration = Duration::from_millis(50);
 /// Lines of a server that did not start, for the error message.
@@ -56,16 +52,17 @@ pub(super) struct Server {
     pub(super) hub: Arc<Hub>,
     pub(super) config_hash: String,
     pub(super) trusted: bool,
-    /// Cancelled when the process has ended, or was ended because it was stuck.
+    /// Cancelled when the process has ended, or was ended because it was dead.
     pub(super) gone: CancellationToken,
     pub(super) cold: Arc<Semaphore>,
-    warm: Mutex<HashSet<PathBuf>>,
+    /// The worktrees that it has loaded.
+    pub(super) directories: Arc<Directories>,
     /// What was asked of it about modes and models, by directory.
     pub(super) facts: tokio::sync::Mutex<HashMap<PathBuf, Arc<Facts>>>,
-    turns: AtomicUsize,
-    retired: AtomicBool,
+    turns: watch::Sender<usize>,
+    pulse: Pulse,
     child: Child,
-    connected: watch::Receiver<bool>,
+    started: Instant,
     kill_grace: Duration,
     /// Ends the tasks that belong to it.
     _tasks: DropGuard,
@@ -73,11 +70,14 @@ pub(super) struct Server {
 
 /// A turn that runs on a server.
 #[derive(Debug)]
-pub(super) struct RunningTurn(Arc<Server>);
+pub(super) struct RunningTurn {
+    server: Arc<Server>,
+    _directory: InUse,
+}
 
 impl Drop for RunningTurn {
     fn drop(&mut self) {
-        self.0.turns.fetch_sub(1, Ordering::AcqRel);
+        self.server.turns.send_modify(|turns| *turns -= 1);
     }
 }
 
@@ -141,26 +141,26 @@ impl Server {
 
     fn watch(client: Client, child: Child, setup: &OpencodeSetup, config_hash: String, trusted: bool) -> Self {
         let stop = CancellationToken::new();
-        let gone = CancellationToken::new();
         let hub = Arc::new(Hub::default());
         let (connected, is_connected) = watch::channel(false);
         let silence = setup.timings.stream_silence;
         tokio::spawn(read_stream(client.clone(), Arc::clone(&hub), silence, connected, stop.clone()));
-        let watcher = watch_over(client.clone(), child.clone(), is_connected.clone(), setup.timings, gone.clone());
+        let pulse = Pulse::new(is_connected);
+        let watcher = watch_over(client.clone(), child.clone(), pulse.clone(), setup.timings);
         tokio::spawn(stop.clone().run_until_cancelled_owned(watcher));
         Self {
             client,
             hub,
             config_hash,
             trusted,
-            gone,
+            gone: pulse.gone.clone(),
             cold: Arc::new(Semaphore::new(COLD_AT_ONCE)),
-            warm: Mutex::default(),
+            directories: Arc::default(),
             facts: tokio::sync::Mutex::default(),
-            turns: AtomicUsize::new(0),
-            retired: AtomicBool::new(false),
+            turns: watch::Sender::new(0),
+            pulse,
             child,
-            connected: is_connected,
+            started: Instant::now(),
             kill_grace: setup.timings.kill_grace,
             _tasks: stop.drop_guard(),
         }
@@ -187,7 +187,7 @@ impl Server {
             let message = format!("opencode's server is version {}, older than {OPENCODE_FLOOR}", health.version);
             return Err(AgentError { ending: Ending::Misconfigured, message });
         }
-        let mut connected = self.connected.clone();
+        let mut connected = self.pulse.connected.clone();
         let left = deadline.saturating_duration_since(Instant::now());
         match timeout(left, connected.wait_for(|connected| *connected)).await {
             Ok(Ok(_)) => Ok(()),
@@ -197,43 +197,75 @@ impl Server {
 
     /// Whether it can take new turns.
     pub(super) fn is_usable(&self) -> bool {
-        !self.gone.is_cancelled() && self.child.exit().is_none() && !self.retired.load(Ordering::Acquire)
+        self.is_alive() && self.retired_for().is_none()
     }
 
-    /// Whether it answers; asked only when its stream is down, as it is when the process has just died.
+    /// Whether its process runs.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.gone.is_cancelled() && self.child.exit().is_none()
+    }
+
+    /// Whether it answers. One whose stream is down is asked, until it answers or whoever watches over it gives it up.
     pub(super) async fn answers(&self) -> bool {
-        *self.connected.borrow() || self.client.health(HEALTH_WAIT).await.is_ok()
+        if self.is_connected() {
+            return true;
+        }
+        self.suspect();
+        let asks = async {
+            while self.client.health(HEALTH_TRY).await.is_err() {
+                tokio::time::sleep(HEALTH_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = self.gone.cancelled() => false,
+            () = asks => true,
+        }
     }
 
-    /// Takes no new turns; it is ended when the last handle is gone.
+    /// Whether its event stream is open.
+    pub(super) fn is_connected(&self) -> bool {
+        *self.pulse.connected.borrow()
+    }
+
+    /// Somebody got no answer: it should be looked at now.
+    pub(super) fn suspect(&self) {
+        self.pulse.suspect.notify_one();
+    }
+
+    /// Takes no new turns; whoever looks after it ends it once it is idle.
     pub(super) fn retire(&self) {
-        self.retired.store(true, Ordering::Release);
+        self.pulse.retire();
     }
 
-    /// Counts a turn as running until the answer is dropped.
-    pub(super) fn begin_turn(self: &Arc<Self>) -> RunningTurn {
-        self.turns.fetch_add(1, Ordering::AcqRel);
-        RunningTurn(Arc::clone(self))
+    /// For how long it has been taking no new turns.
+    pub(super) fn retired_for(&self) -> Option<Duration> {
+        self.pulse.retired.borrow().map(|since| since.elapsed())
+    }
+
+    /// Counts a turn as running, in a directory, until the answer is dropped.
+    pub(super) async fn begin_turn(self: &Arc<Self>, directory: &Path) -> RunningTurn {
+        let _directory = self.directories.enter(directory).await;
+        self.turns.send_modify(|turns| *turns += 1);
+        RunningTurn { server: Arc::clone(self), _directory }
     }
 
     /// Turns that run on it.
     pub(super) fn turns(&self) -> usize {
-        self.turns.load(Ordering::Acquire)
+        *self.turns.borrow()
     }
 
-    /// Whether a directory had a turn already.
-    pub(super) fn is_warm(&self, directory: &Path) -> bool {
-        self.warm.lock().unwrap_or_else(PoisonError::into_inner).contains(directory)
-    }
-
-    /// Notes that a directory has had its first turn, or is held no more.
-    pub(super) fn set_warm(&self, directory: &Path, is_warm: bool) {
-        let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_warm {
-            warm.insert(directory.to_owned());
-        } else {
-            warm.remove(directory);
+    /// Waits until no turn runs on it, or it is gone.
+    pub(super) async fn idle(&self) {
+        let mut turns = self.turns.subscribe();
+        tokio::select! {
+            _ = turns.wait_for(|turns| *turns == 0) => {}
+            () = self.gone.cancelled() => {}
         }
+    }
+
+    /// How old it is.
+    pub(super) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Ends it and all that it started.
@@ -248,43 +280,6 @@ impl Server {
     /// Its process.
     pub(super) fn pid(&self) -> u32 {
         self.child.pid()
-    }
-}
-
-/// Waits until the process ends, or ends it when it is stuck: no stream, and no answer to a health request either.
-async fn watch_over(
-    client: Client,
-    child: Child,
-    mut connected: watch::Receiver<bool>,
-    timings: Timings,
-    gone: CancellationToken,
-) {
-    let stuck = async {
-        loop {
-            becomes(&mut connected, false).await;
-            if timeout(timings.stream_silence, becomes(&mut connected, true)).await.is_ok() {
-                continue;
-            }
-            if let Err(error) = client.health(HEALTH_WAIT.min(timings.server_request)).await {
-                tracing::warn!(pid = child.pid(), %error, "opencode's server is stuck; ending it");
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        exit = child.exited() => tracing::info!(pid = child.pid(), %exit, "opencode's server ended"),
-        () = stuck => {
-            gone.cancel();
-            child.stop(timings.kill_grace).await;
-        }
-    }
-    gone.cancel();
-}
-
-/// Waits until the stream is open, or is not. For ever, if nobody reads it any more.
-async fn becomes(connected: &mut watch::Receiver<bool>, wanted: bool) {
-    if connected.wait_for(|connected| *connected == wanted).await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -14,16 +14,22 @@ use super::{
     ending::{Broken, Context, name_ending},
     wire::{MessageWithParts, Status, WireError},
 };
-use crate::{config::Timings, model::outcome::Ending};
+use crate::{
+    config::Timings,
+    model::{
+        outcome::Ending,
+        stall::{Action, Cause, Deadlines, Escalation, RetrySigns, Signs, act, escalate},
+    },
+};
 
 /// After this many steps in a row without a finish reason the turn is broken off: opencode would go on for ever.
 const UNKNOWN_FINISHES: u32 = 3;
+/// After the same calls, with the same results, so many times in a row, too: the model would go on for ever.
+const REPEATS: u32 = 20;
 /// Retries of one model call before we stop waiting; opencode itself gives up after five.
 const RETRIES: i64 = 8;
 /// A provider that wants us to wait longer than this gets its wait in the queue, not in a turn.
 const RETRY_WAIT: Duration = Duration::from_secs(60);
-/// All retries of one model call together.
-const RETRY_AGE: Duration = Duration::from_secs(300);
 /// After an error or an idle that the messages do not bear out (yet), we look again this much later.
 const GRACE: Duration = Duration::from_millis(250);
 /// An end that only a GET tells of is believed after this long: the stream may be about to tell it, and what came before.
@@ -82,8 +88,14 @@ pub(super) struct Watch {
     lost: bool,
     retry: Option<Retrying>,
     unknown_finishes: u32,
-    tools_running: bool,
+    repeats: u32,
+    /// Since when the tool call runs that runs longest.
+    tool: Option<Instant>,
+    /// Since when something is asked that nobody has answered.
+    unanswered: Option<Instant>,
+    stream_lost: bool,
     broken: Option<(Broken, Instant)>,
+    aborts: u32,
     context: Context,
 }
 
@@ -100,10 +112,10 @@ struct Retrying {
 pub(super) struct Limits {
     pub(super) poll: Duration,
     pub(super) start: Duration,
-    pub(super) stall: Duration,
-    pub(super) limit: Duration,
     /// How long an abort may take.
     pub(super) abort: Duration,
+    /// How long the turn may wait for what.
+    pub(super) deadlines: Deadlines,
 }
 
 impl Limits {
@@ -111,9 +123,18 @@ impl Limits {
         Self {
             poll: timings.settle_poll,
             start: timings.turn_start,
-            stall: timings.turn_stall,
-            limit: timings.turn_limit,
             abort: timings.server_request.min(Duration::from_secs(10)),
+            deadlines: Deadlines {
+                turn: timings.turn_limit,
+                silence: timings.turn_stall,
+                answer: timings.turn_answer,
+                tool: timings.turn_tool,
+                retry_age: timings.turn_retry,
+                retry_wait: RETRY_WAIT,
+                retries: RETRIES,
+                unknown_finishes: UNKNOWN_FINISHES,
+                repeats: REPEATS,
+            },
         }
     }
 }
@@ -135,8 +156,12 @@ impl Watch {
             lost: false,
             retry: None,
             unknown_finishes: 0,
-            tools_running: false,
+            repeats: 0,
+            tool: None,
+            unanswered: None,
+            stream_lost: false,
             broken: None,
+            aborts: 0,
             context: Context::default(),
         }
     }
@@ -218,9 +243,24 @@ impl Watch {
         self.context.question_rejected = true;
     }
 
-    /// Whether a tool runs, anywhere in the tree: silence is no stall then.
-    pub(super) fn tools_running(&mut self, running: bool) {
-        self.tools_running = running;
+    /// Since when the tool call runs that runs longest, anywhere in the tree: silence means less then.
+    pub(super) fn tool_runs(&mut self, since: Option<Instant>) {
+        self.tool = since;
+    }
+
+    /// How often the same calls came one after another.
+    pub(super) fn repeated(&mut self, times: u32) {
+        self.repeats = times;
+    }
+
+    /// Whether something is asked that could not be answered yet.
+    pub(super) fn waits_for_answer(&mut self, waits: bool, now: Instant) {
+        self.unanswered = waits.then(|| self.unanswered.unwrap_or(now));
+    }
+
+    /// Whether what happens is told as it happens.
+    pub(super) fn stream_is(&mut self, open: bool) {
+        self.stream_lost = !open;
     }
 
     /// Events were lost.
@@ -229,9 +269,10 @@ impl Watch {
         self.look = Some(now);
     }
 
-    /// The turn was aborted, by us.
+    /// The turn was aborted, by us; once more, if it was before.
     pub(super) fn broke(&mut self, why: Broken, now: Instant) {
         self.broken.get_or_insert((why, now));
+        self.aborts += 1;
         self.look = Some(now + GRACE);
     }
 
@@ -240,42 +281,84 @@ impl Watch {
         self.broken.is_some()
     }
 
+    /// How the turn ends if its abort did nothing for too long, whatever the server says.
+    pub(super) fn given_up(&self, now: Instant) -> Option<(Ending, String)> {
+        let (why, since) = self.broken.as_ref()?;
+        let escalation = escalate(now.duration_since(*since), self.aborts, self.limits.abort);
+        (escalation == Escalation::GiveUp).then(|| why.ending())
+    }
+
     /// What is to be done now.
     pub(super) fn demand(&mut self, now: Instant) -> Demand {
-        if self.broken.is_none()
-            && let Some(why) = self.reason_to_break(now)
-        {
-            return Demand::Break(why);
+        let action = act(&self.signs(now), &self.limits.deadlines);
+        match (&self.broken, action) {
+            (None, Action::Abort(cause)) => return Demand::Break(self.broken_by(cause)),
+            (Some((why, since)), _)
+                if escalate(now.duration_since(*since), self.aborts, self.limits.abort) == Escalation::AbortAgain =>
+            {
+                return Demand::Break(why.clone());
+            }
+            // A dead server is known by its process, which whoever waits looks at.
+            (_, Action::Wait(_) | Action::Read | Action::LetGo | Action::Abort(_)) => {}
         }
         if self.look.is_some_and(|at| at <= now) || self.next_poll <= now {
             self.look = self.look.filter(|at| *at > now);
             self.next_poll = now + self.limits.poll;
             return Demand::Look;
         }
-        let mut wake = self.next_poll.min(self.sent + self.limits.limit);
+        let mut wake = self.next_poll;
         if let Some(at) = self.look {
             wake = wake.min(at);
         }
-        if self.broken.is_none() && !self.tools_running {
-            wake = wake.min(self.last_activity + self.limits.stall);
+        if let (None, Action::Wait(wait)) = (&self.broken, action) {
+            wake = wake.min(now + wait);
         }
         Demand::Follow(wake.max(now + Duration::from_millis(1)))
     }
 
-    fn reason_to_break(&self, now: Instant) -> Option<Broken> {
-        if now.duration_since(self.sent) >= self.limits.limit {
-            return Some(Broken::TimedOut);
+    fn signs(&self, now: Instant) -> Signs {
+        let age = |since: Instant| now.duration_since(since);
+        Signs {
+            lasted: age(self.sent),
+            silent: age(self.last_activity),
+            server_gone: false,
+            stream_lost: self.stream_lost,
+            unanswered: self.unanswered.map(age),
+            retry: self.retry.as_ref().map(|retry| RetrySigns {
+                attempt: retry.attempt,
+                age: age(retry.since),
+                wait: retry.wait,
+            }),
+            tool: self.tool.map(age),
+            unknown_finishes: self.unknown_finishes,
+            repeats: self.repeats,
         }
-        if self.unknown_finishes >= UNKNOWN_FINISHES {
-            return Some(Broken::UnknownFinishLoop);
+    }
+
+    fn broken_by(&self, cause: Cause) -> Broken {
+        match cause {
+            Cause::TimedOut => Broken::TimedOut,
+            Cause::UnknownFinishes => Broken::UnknownFinishLoop,
+            Cause::Repeats => Broken::ToolLoop,
+            Cause::Unanswered => Broken::Unanswered,
+            Cause::LongTool => Broken::LongTool,
+            Cause::Stalled => Broken::Stalled,
+            Cause::RetryTooFar | Cause::RetriesExhausted => {
+                let retry = self.retry.as_ref();
+                let message = retry.map(|retry| retry.message.clone()).unwrap_or_default();
+                if cause == Cause::RetriesExhausted && !speaks_of_limits(&message) {
+                    return Broken::RetriesExhausted { message };
+                }
+                let seconds = retry.and_then(|retry| retry.wait).map(|wait| wait.as_secs_f64().ceil());
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "clamped where it was made"
+                )]
+                let retry_after_seconds = seconds.map(|seconds| seconds as u64);
+                Broken::RateLimited { retry_after_seconds, message }
+            }
         }
-        if let Some(retry) = &self.retry {
-            return retry.reason_to_break(now);
-        }
-        if !self.tools_running && now.duration_since(self.last_activity) >= self.limits.stall {
-            return Some(Broken::Stalled);
-        }
-        None
     }
 
     /// Whether the turn is over, by what GET says, and how it ended.
@@ -284,7 +367,7 @@ impl Watch {
         self.assistant_seen |= snapshot.last().is_some();
         if let Some((why, at)) = &self.broken {
             let settled = snapshot.is_idle() && snapshot.last().is_none_or(|last| last.info.is_complete());
-            let given_up = now.duration_since(*at) >= self.limits.abort;
+            let given_up = self.given_up(now).is_some();
             // Without a message of its own an aborted turn can still be about to begin.
             if settled && (snapshot.last().is_some() || now.duration_since(*at) >= GRACE * 2) || given_up {
                 return Some(why.ending());
@@ -329,21 +412,6 @@ impl Watch {
     /// An error without any assistant message: believed once nothing more came of it for a while.
     fn refusal_is_final(&self, now: Instant) -> bool {
         now.duration_since(self.last_activity) >= GRACE
-    }
-}
-
-impl Retrying {
-    fn reason_to_break(&self, now: Instant) -> Option<Broken> {
-        let far = self.wait.is_some_and(|wait| wait > RETRY_WAIT);
-        let too_often = self.attempt > RETRIES || now.duration_since(self.since) >= RETRY_AGE;
-        // Its own waits stay below a minute: a longer one is what the provider asked for.
-        if far || (too_often && speaks_of_limits(&self.message)) {
-            let seconds = self.wait.map(|wait| wait.as_secs_f64().ceil());
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped where it was made")]
-            let retry_after_seconds = seconds.map(|seconds| seconds as u64);
-            return Some(Broken::RateLimited { retry_after_seconds, message: self.message.clone() });
-        }
-        too_often.then(|| Broken::RetriesExhausted { message: self.message.clone() })
     }
 }
 

@@ -6,9 +6,18 @@ use crate::agent::opencode::wire::{Message, MessageTime, Part, ToolState, WireEr
 const LIMITS: Limits = Limits {
     poll: Duration::from_secs(5),
     start: Duration::from_secs(60),
-    stall: Duration::from_secs(600),
-    limit: Duration::from_secs(3600),
     abort: Duration::from_secs(10),
+    deadlines: Deadlines {
+        turn: Duration::from_secs(3600),
+        silence: Duration::from_secs(600),
+        answer: Duration::from_secs(60),
+        tool: Duration::from_secs(1800),
+        retry_age: Duration::from_secs(300),
+        retry_wait: RETRY_WAIT,
+        retries: RETRIES,
+        unknown_finishes: UNKNOWN_FINISHES,
+        repeats: REPEATS,
+    },
 };
 
 fn after(start: Instant, seconds: f64) -> Instant {
@@ -205,8 +214,9 @@ fn silence_is_a_stall_unless_a_tool_runs_and_the_limit_holds_for_all() {
     let start = Instant::now();
     let mut watch = Watch::new(LIMITS, start);
     assert_eq!(watch.demand(after(start, 600.0)), Demand::Break(Broken::Stalled));
-    watch.tools_running(true);
+    watch.tool_runs(Some(start));
     assert!(!matches!(watch.demand(after(start, 600.0)), Demand::Break(_)));
+    assert_eq!(watch.demand(after(start, 1800.0)), Demand::Break(Broken::LongTool));
     assert_eq!(watch.demand(after(start, 3600.0)), Demand::Break(Broken::TimedOut));
 }
 
@@ -224,6 +234,9 @@ fn an_aborted_turn_is_over_when_it_is_final_or_the_abort_did_nothing() {
     let ending = watch.judge(&snapshot(vec![user(), aborted]), after(start, 0.5)).map(|(e, _)| e);
     assert_eq!(ending, Some(Ending::Aborted));
     let busy = Snapshot { status: Some(Status::Busy), messages: vec![user(), half] };
+    assert_eq!(watch.demand(after(start, 5.0)), Demand::Break(Broken::Stopped), "it is told once more");
+    watch.broke(Broken::Stopped, after(start, 5.0));
+    assert!(!matches!(watch.demand(after(start, 6.0)), Demand::Break(_)));
     assert_eq!(watch.judge(&busy, after(start, 9.0)), None);
     assert_eq!(watch.judge(&busy, after(start, 10.0)).map(|(e, _)| e), Some(Ending::Aborted));
 }

@@ -3,7 +3,10 @@
 //! A subagent's cost is not in its parent's, so the tree is followed and summed. Only what came after our prompt counts: a
 //! subagent's conversation can be an older one that goes on.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    time::Instant,
+};
 
 use super::{
     client::{Client, ClientError},
@@ -20,12 +23,12 @@ const MAX_SESSIONS: usize = 500;
 pub(super) struct Tree {
     root: String,
     messages: BTreeMap<(String, String), Message>,
-    running_tools: HashSet<String>,
+    running_tools: HashMap<String, Instant>,
 }
 
 impl Tree {
     pub(super) fn new(root: &str) -> Self {
-        Self { root: root.to_owned(), messages: BTreeMap::new(), running_tools: HashSet::new() }
+        Self { root: root.to_owned(), messages: BTreeMap::new(), running_tools: HashMap::new() }
     }
 
     /// Takes a message, in its newest form.
@@ -34,17 +37,17 @@ impl Tree {
     }
 
     /// Takes the status of a tool call. The call that runs a subagent says nothing: the subagent may be the one that is stuck.
-    pub(super) fn tool(&mut self, part: &str, tool: &str, status: &str) {
+    pub(super) fn tool(&mut self, part: &str, tool: &str, status: &str, now: Instant) {
         if status == "running" && tool != "task" {
-            self.running_tools.insert(part.to_owned());
+            self.running_tools.entry(part.to_owned()).or_insert(now);
         } else {
             self.running_tools.remove(part);
         }
     }
 
-    /// Whether a tool runs, anywhere in the tree.
-    pub(super) fn has_running_tools(&self) -> bool {
-        !self.running_tools.is_empty()
+    /// Since when the tool call runs that runs longest, anywhere in the tree.
+    pub(super) fn tool_since(&self) -> Option<Instant> {
+        self.running_tools.values().min().copied()
     }
 
     /// Reads the subagents' conversations, as deep as they go.
@@ -80,6 +83,11 @@ impl Tree {
         };
         of(true).chain(of(false)).collect()
     }
+}
+
+/// A message that was read in a conversation, which the list of its messages need not name.
+pub(super) fn of(message: &MessageWithParts, session: &str) -> Message {
+    Message { session: session.to_owned(), ..message.info.clone() }
 }
 
 /// Our message and all that follow it, in the order in which they were made. Empty if ours is not there.

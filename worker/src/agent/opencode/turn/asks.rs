@@ -1,5 +1,7 @@
 //! What a turn asks of people, permissions and questions, and what is answered: at once, by the project's policy.
 
+use std::time::Instant;
+
 use super::{Cut, Turn};
 use crate::{
     agent::opencode::{stream::Subscription, wire::Ask},
@@ -11,6 +13,8 @@ impl Turn<'_> {
         let (client, directory) = (&self.server.client, &self.session.directory);
         let read = async { tokio::try_join!(client.asks(directory), client.questions(directory)) };
         let (asks, questions) = self.lives(read).await?;
+        // Those that cannot be answered say so again.
+        self.watch.waits_for_answer(false, Instant::now());
         for ask in asks {
             if subscription.owns(&ask.session) {
                 self.answer(ask).await;
@@ -34,6 +38,7 @@ impl Turn<'_> {
             // It may have been answered by an abort; if not, the poll finds it again.
             tracing::debug!(ask = %ask.id, %error, "answering an ask failed");
             self.answered.remove(&ask.id);
+            self.watch.waits_for_answer(true, Instant::now());
             return;
         }
         if reply == "reject" {
@@ -53,6 +58,7 @@ impl Turn<'_> {
         if let Err(error) = self.server.client.reject_question(&self.session.directory, id).await {
             tracing::debug!(question = id, %error, "rejecting a question failed");
             self.answered.remove(id);
+            self.watch.waits_for_answer(true, Instant::now());
             return;
         }
         self.watch.question_rejected();

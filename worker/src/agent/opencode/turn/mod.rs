@@ -16,12 +16,13 @@ use super::{
     client::{ClientError, PromptBody},
     ending::{Broken, Context, name_ending},
     instructions,
+    repeats::Repeats,
     server::Server,
     settle::{Demand, Limits, Snapshot, Watch},
     stream::{Delivery, Subscription},
     transcript::{Transcript, plan},
     tree::{self, Tree},
-    wire::{Event, Message, MessageWithParts, RawEvent, Status},
+    wire::{Event, Message, MessageWithParts, Part, RawEvent, Status},
 };
 use crate::{
     agent::{AgentSession, Prompt, TurnReport},
@@ -35,6 +36,10 @@ mod asks;
 const POSTS: usize = 3;
 /// How long a worktree's first turn keeps others' first turns waiting at most.
 const COLD_WITHIN: Duration = Duration::from_secs(20);
+/// Looks in a row that may get no answer while the server is not given up.
+const UNANSWERED_LOOKS: u32 = 5;
+/// Before the next look after one that got no answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long events of a stopped turn wait for somebody to take them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -48,6 +53,9 @@ pub(super) struct Turn<'a> {
     watch: Watch,
     transcript: Transcript,
     tree: Tree,
+    repeats: Repeats,
+    /// Looks in a row that got no answer.
+    unanswered_looks: u32,
     /// Assistant messages heard of, and whether their finish was.
     finished: std::collections::HashMap<String, bool>,
     answered: HashSet<String>,
@@ -89,7 +97,7 @@ pub(super) async fn run(
     stop: &CancellationToken,
     setup: TurnSetup<'_>,
 ) -> TurnReport {
-    let _running = server.begin_turn();
+    let _running = server.begin_turn(&session.directory).await;
     let mut subscription = server.hub.subscribe(&session.id);
     let mut turn = Turn {
         server,
@@ -100,6 +108,8 @@ pub(super) async fn run(
         watch: Watch::new(Limits::new(setup.timings), Instant::now()),
         transcript: Transcript::new(&session.id, setup.show_reasoning, HashSet::new()),
         tree: Tree::new(&session.id),
+        repeats: Repeats::default(),
+        unanswered_looks: 0,
         finished: std::collections::HashMap::new(),
         answered: HashSet::new(),
         must_read: false,
@@ -118,7 +128,7 @@ pub(super) async fn run(
         ending,
         error,
         summary: turn.transcript.summary().to_owned(),
-        steps: turn.tree.usage(&prompt.message_id),
+        steps: turn.tree.usage(&prompt.began_with),
     }
 }
 
@@ -128,9 +138,18 @@ impl Turn<'_> {
         let ours = self.prompt.message_id.as_str();
         let messages = self.lives(self.read_messages()).await?;
         let mine = tree::since(messages.clone(), ours);
+        // All that belongs to the turn, of which `mine` are the last if this prompt only tells it to go on.
+        let whole = tree::since(messages.clone(), &self.prompt.began_with);
+        let told = if self.prompt.tells_all { &whole } else { &mine };
         let earlier = messages.into_iter().map(|message| message.info.id);
-        let earlier = earlier.filter(|id| !mine.iter().any(|message| message.info.id == *id)).collect();
+        let earlier = earlier.filter(|id| !told.iter().any(|message| message.info.id == *id)).collect();
         self.transcript = Transcript::new(&self.session.id, setup.show_reasoning, earlier);
+        for message in &whole {
+            self.tree.message(&tree::of(message, &self.session.id));
+        }
+        if self.prompt.tells_all && !whole.is_empty() {
+            self.take_messages(&whole, false).await;
+        }
         if !mine.is_empty() {
             self.take_messages(&mine, false).await;
             if let Some(ended) = self.ended_before(&mine).await? {
@@ -206,10 +225,11 @@ impl Turn<'_> {
     /// Follows the turn until it is over.
     async fn follow(&mut self, subscription: &mut Subscription) -> Result<(Ending, String), Cut> {
         loop {
+            self.watch.stream_is(self.server.is_connected());
             match self.watch.demand(Instant::now()) {
                 Demand::Break(why) => self.abort(why).await,
                 Demand::Look => {
-                    if let Some(ended) = self.look(subscription).await? {
+                    if let Some(ended) = self.look_patiently(subscription).await? {
                         return Ok(ended);
                     }
                 }
@@ -243,10 +263,38 @@ impl Turn<'_> {
         }
     }
 
+    /// Looks, and looks again if there is no answer: whether the server is dead is for whoever watches over it to say.
+    async fn look_patiently(&mut self, subscription: &mut Subscription) -> Result<Option<(Ending, String)>, Cut> {
+        match self.look(subscription).await {
+            Ok(ended) => {
+                self.unanswered_looks = 0;
+                Ok(ended)
+            }
+            Err(Cut::ServerLost(why)) if !self.server.gone.is_cancelled() => {
+                self.unanswered_looks += 1;
+                self.server.suspect();
+                self.must_read = true;
+                if let Some(ended) = self.watch.given_up(Instant::now()) {
+                    self.give_up_server().await;
+                    return Ok(Some(ended));
+                }
+                if self.unanswered_looks >= UNANSWERED_LOOKS {
+                    return Err(Cut::ServerLost(why));
+                }
+                tracing::debug!(session = %self.session.id, why, "opencode did not say how a turn is");
+                self.watch.lost_events(Instant::now() + LOOK_AGAIN);
+                Ok(None)
+            }
+            Err(cut) => Err(cut),
+        }
+    }
+
     /// Reads what the server says of the turn, tells what was missed, and decides whether it is over.
     async fn look(&mut self, subscription: &Subscription) -> Result<Option<(Ending, String)>, Cut> {
         let client = &self.server.client;
         let directory = &self.session.directory;
+        // What nobody tells of has to be read.
+        self.must_read |= !self.server.is_connected();
         if !self.must_read && !self.watch.expects_end() {
             // The poll beside the stream: usually the turn is just busy.
             let statuses = self.lives(client.statuses(directory)).await?;
@@ -300,13 +348,17 @@ impl Turn<'_> {
         ended
     }
 
-    /// An abort did nothing: the server is not to be trusted with another turn. Others that run on it go on.
+    /// Two aborts did nothing: the server is not to be trusted with another turn. It ends at once, unless other turns run on
+    /// it; those have their time.
     async fn give_up_server(&self) {
+        let pid = self.server.pid();
+        self.server.retire();
         if self.server.turns() <= 1 {
-            tracing::warn!(pid = self.server.pid(), "opencode did not abort a turn; its server will be replaced");
-            self.server.retire();
+            tracing::warn!(pid, "opencode did not abort a turn; ending its server");
+            self.server.stop().await;
         } else {
-            let message = "opencode did not abort this turn; it may go on until its server is free to be replaced";
+            tracing::warn!(pid, turns = self.server.turns(), "opencode did not abort a turn; replacing its server");
+            let message = "opencode did not abort this turn; it may go on until its server is replaced";
             self.tell(AgentEvent::Warning { message: message.to_owned() }).await;
         }
     }
@@ -327,8 +379,7 @@ impl Turn<'_> {
         match event.read() {
             Event::Message(message) => self.take_message(&message, is_root),
             Event::Part(part) => {
-                self.tree.tool(&part.id, &part.tool, &part.state.status);
-                self.watch.tools_running(self.tree.has_running_tools());
+                self.take_tool(event.session.as_deref().unwrap_or_default(), &part, now);
                 self.watch.progressed();
                 if is_root {
                     self.transcript.part(&part, &mut told);
@@ -392,7 +443,7 @@ impl Turn<'_> {
                 self.watch.saw_assistant(None);
                 self.finished.insert(message.id.clone(), false);
                 if self.cold.take().is_some() {
-                    self.server.set_warm(&self.session.directory, true);
+                    self.server.directories.set_warm(&self.session.directory);
                 }
             }
             let finished = self.finished.entry(message.id.clone()).or_default();
@@ -403,6 +454,12 @@ impl Turn<'_> {
         }
     }
 
+    fn take_tool(&mut self, session: &str, part: &Part, now: Instant) {
+        self.tree.tool(&part.id, &part.tool, &part.state.status, now);
+        self.watch.tool_runs(self.tree.tool_since());
+        self.watch.repeated(self.repeats.take(session, part));
+    }
+
     /// Takes messages that were read by GET.
     async fn take_messages(&mut self, messages: &[MessageWithParts], over: bool) {
         for message in messages {
@@ -410,10 +467,10 @@ impl Turn<'_> {
             info.session.clone_from(&self.session.id);
             self.take_message(&info, true);
             for part in message.parts.iter().filter(|part| part.kind == "tool") {
-                self.tree.tool(&part.id, &part.tool, &part.state.status);
+                let session = self.session.id.clone();
+                self.take_tool(&session, part, Instant::now());
             }
         }
-        self.watch.tools_running(self.tree.has_running_tools());
         let mut told = Vec::new();
         self.transcript.reconcile(messages, over, &mut told);
         if !told.is_empty() {
@@ -434,8 +491,8 @@ impl Turn<'_> {
     }
 
     async fn read_messages(&self) -> Result<Vec<MessageWithParts>, ClientError> {
-        let ours = &self.prompt.message_id;
-        self.server.client.messages(&self.session.id, |messages| tree::reaches(messages, ours)).await
+        let first = &self.prompt.began_with;
+        self.server.client.messages(&self.session.id, |messages| tree::reaches(messages, first)).await
     }
 
     /// Waits for a request, as long as the server lives.
@@ -449,7 +506,7 @@ impl Turn<'_> {
 
     /// Lets only a few worktrees have their first turn at once. False if we were told to stop meanwhile.
     async fn enter_cold_gate(&mut self) -> bool {
-        if self.server.is_warm(&self.session.directory) {
+        if self.server.directories.is_warm(&self.session.directory) {
             return !self.stop.is_cancelled();
         }
         tokio::select! {

@@ -1,0 +1,104 @@
+//! The prompts of one turn: the task's, and those that tell the agent to go on after its limit of steps.
+//!
+//! Each has ids of its own, stored before it is sent: an attempt that follows a lost one sends the last of them again.
+
+use std::collections::HashSet;
+
+use super::{Interrupted, Turns, lease::Lease, transcript::Transcript};
+use crate::{
+    agent::{AgentSession, Prompt, TurnReport},
+    model::{
+        event::AgentEvent,
+        outcome::Ending,
+        resume::{RESUME_TEXT, TurnMessage, is_resumable},
+    },
+    store::{queue::Claimed, turns::AgentSessionRow},
+};
+
+impl Turns {
+    /// prompt → follow, and again as long as the agent stops at its limit of steps and may go on.
+    pub(super) async fn converse(
+        &self,
+        claimed: &Claimed,
+        agent: &str,
+        session: &AgentSession,
+        lease: &Lease,
+        transcript: &Transcript,
+    ) -> Result<TurnReport, Interrupted> {
+        let mut message = first_message(claimed, session);
+        let mut prompt = prompt(claimed, &message, true);
+        if !self.store_prompt(agent, session, lease, &prompt).await? {
+            return Err(Interrupted::Fenced);
+        }
+        let mut report = self.follow(session, prompt, lease, transcript).await;
+        while let Some(next) = message.next(&report.ending, self.step_resumes) {
+            message = next;
+            let times = format!("{} of {}", message.resumes, self.step_resumes);
+            let status = format!("the agent stopped at its limit of steps; it is told to go on ({times})");
+            transcript.say(AgentEvent::Status { message: status }).await;
+            tracing::info!(times, "the agent stopped at its limit of steps; telling it to go on");
+            prompt = self::prompt(claimed, &message, false);
+            if !self.store_prompt(agent, session, lease, &prompt).await? {
+                // What it came to so far has its cost; that it does not count is for the finish to say.
+                break;
+            }
+            report = together(report, self.follow(session, prompt, lease, transcript).await);
+        }
+        if report.ending == Ending::ServerLost {
+            self.note_lost_server(claimed, agent).await?;
+        }
+        Ok(report)
+    }
+
+    /// Stores all that must be known before a prompt is sent. False if the lease is not held any more.
+    async fn store_prompt(
+        &self,
+        agent: &str,
+        session: &AgentSession,
+        lease: &Lease,
+        prompt: &Prompt,
+    ) -> Result<bool, Interrupted> {
+        let row = AgentSessionRow { external_id: session.id.clone(), config_hash: session.config_hash.clone() };
+        let resolved = format!("{agent}/{}", session.mode);
+        let (host, model, id) = (&self.host_id, &session.model, &prompt.message_id);
+        Ok(self.store.before_prompt(lease.token(), agent, "opencode", host, &row, &resolved, model, id).await?)
+    }
+
+    /// A conversation whose server is lost goes on; one that loses its server again and again does not.
+    async fn note_lost_server(&self, claimed: &Claimed, agent: &str) -> Result<(), Interrupted> {
+        let losses = self.store.server_losses(claimed.task_id).await? + 1;
+        if !is_resumable(losses) {
+            tracing::warn!(losses, "the agent's server was lost again; the next attempt begins a new conversation");
+            self.store.mark_agent_session_crashed(claimed.chat_id, agent, &self.host_id).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The message to begin with. An attempt that continues where an earlier one was lost sends the same ids again, which the agent
+/// recognises; every other one sends new ids.
+fn first_message(claimed: &Claimed, session: &AgentSession) -> TurnMessage {
+    match &claimed.message_id {
+        Some(id) if session.resumed => TurnMessage::parse(id),
+        _ => TurnMessage::first(format!("msg_{}", claimed.token.simple())),
+    }
+}
+
+fn prompt(claimed: &Claimed, message: &TurnMessage, tells_all: bool) -> Prompt {
+    let text = if message.resumes == 0 { claimed.prompt.clone() } else { RESUME_TEXT.to_owned() };
+    Prompt { began_with: message.first.clone(), tells_all, ..Prompt::new(text, message.id()) }
+}
+
+/// What a turn came to, by what was reported before it was told to go on, and after.
+fn together(before: TurnReport, after: TurnReport) -> TurnReport {
+    let known: HashSet<(String, String)> =
+        after.steps.iter().map(|step| (step.agent_session.clone(), step.message_id.clone())).collect();
+    let mut steps: Vec<_> = before
+        .steps
+        .into_iter()
+        .filter(|step| !known.contains(&(step.agent_session.clone(), step.message_id.clone())))
+        .collect();
+    steps.extend(after.steps);
+    let summary = if after.summary.is_empty() { before.summary } else { after.summary };
+    TurnReport { steps, summary, ..after }
+}
