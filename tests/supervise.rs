@@ -1,5 +1,7 @@
 //! Tests of: supervise. Real processes, real signals.
 
+mod sandbox;
+
 use std::{
     fs,
     os::unix::process::ExitStatusExt,

@@ -3,4 +3,5 @@
 mod endings;
 mod many;
 mod recovery;
+mod sandbox;
 mod whole;

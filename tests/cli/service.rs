@@ -83,6 +83,28 @@ async fn demo_shows_the_main_job_with_the_real_agent() -> Result<()> {
     Ok(())
 }
 
+/// For its own user and, as far as the kernel asks us, for root too.
+#[tokio::test]
+async fn the_environment_of_a_worker_shows_no_secret() -> Result<()> {
+    let cli = Cli::new().await?;
+    let mut command = cli.command(&["worker"]);
+    command.env("MILLHAND_AGENT_OPENCODE_BINARY", find_opencode()?.path).env("SOME_TOKEN", "canary-b41d");
+    let mut worker = command.spawn()?;
+    let pid = worker.id().context("its process id")?;
+    crate::support::wait_until("the worker runs", super::WITHIN, async || {
+        millhand::supervise::HostLock::holder(&cli.home().join("private")) == Some(pid)
+    })
+    .await?;
+    let shown = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let shown = String::from_utf8_lossy(&shown);
+    let url = cli.db.url();
+    for secret in [url.as_str(), "canary-b41d"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+    worker.kill().await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn missing_programs_are_named_by_up_and_doctor() -> Result<()> {
     let cli = Cli::new().await?;

@@ -85,6 +85,7 @@ impl Rig {
             max_directories: 50,
             recycle_bytes: 4_000_000_000,
             show_reasoning: true,
+            confinement: None,
             cache: root.join("private/opencode"),
             logs: Some(root.join("logs")),
         };

@@ -42,6 +42,7 @@ fn backend(model: &ScriptedModel, extra: &Value, home: &Path) -> Result<Opencode
         max_directories: 50,
         recycle_bytes: 4_000_000_000,
         show_reasoning: true,
+        confinement: None,
         cache: home.join("cache"),
         logs: None,
     }))

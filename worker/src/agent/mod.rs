@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{event::AgentEvent, outcome::Ending, usage::StepUsage};
 
+pub mod confine;
 pub mod opencode;
 
 /// What an agent needs to know of the project that it works in.

@@ -75,7 +75,7 @@ pub(super) async fn doctor(context: &Context) -> Outcome {
         database_check(context).await,
         opencode(context).await?,
         providers(context).await,
-        sandbox(),
+        sandbox(context).await?,
         worker(context),
     ];
     drop(progress);
@@ -198,12 +198,46 @@ async fn providers(context: &Context) -> Check {
     }
 }
 
-fn sandbox() -> Check {
-    Check::warning(
-        "sandbox",
-        "agents are not confined yet: they run with the rights of the worker's user",
-        "run the worker as a user that may touch nothing else, or in a container",
-    )
+async fn sandbox(context: &Context) -> Outcome<Check> {
+    let name = "sandbox";
+    let tried = match service::try_sandbox(&context.settings, this_program()?).await {
+        Ok(Some(tried)) => tried,
+        Ok(None) => {
+            return Ok(Check::warning(
+                name,
+                "off: agents run with all the rights of the worker's user",
+                "set sandbox.mode = \"on\", or run the worker as a user that may touch nothing else, or in a container",
+            ));
+        }
+        Err(error) => {
+            let mend =
+                "run millhand as a user that may touch nothing else, or in a container, and set sandbox.mode = \"off\"";
+            return Ok(Check::bad(name, format!("{error:#}"), Some(mend.to_owned())));
+        }
+    };
+    let programs = tried.programs.iter().map(|(name, state)| match state {
+        Ok(Some(version)) => format!("{name} {version}"),
+        Ok(None) => format!("{name} not installed"),
+        Err(why) => format!("{name} fails: {why}"),
+    });
+    let inside = format!("on; inside: {}", programs.collect::<Vec<_>>().join(", "));
+    let sockets: Vec<_> = tried.sockets.iter().map(|path| path.display().to_string()).collect();
+    let reach =
+        format!("an agent still reaches all of TCP{}", sockets.iter().map(|s| format!(", {s}")).collect::<String>());
+    Ok(if !tried.leaks.is_empty() {
+        let mend = "look at sandbox.read and sandbox.write; otherwise please report it";
+        Check::bad(name, format!("it leaks: {}", tried.leaks.join(", ")), Some(mend.to_owned()))
+    } else if tried.programs.iter().any(|(_, state)| state.is_err()) {
+        Check::warning(name, format!("{inside}; {reach}"), "name what they need in sandbox.read or sandbox.write")
+    } else if !sockets.is_empty() {
+        Check::warning(
+            name,
+            format!("{inside}; {reach}"),
+            "a service behind such a socket can do more than the agent may; close it to this user",
+        )
+    } else {
+        Check::good(name, format!("{inside}; {reach}"))
+    })
 }
 
 fn worker(context: &Context) -> Check {

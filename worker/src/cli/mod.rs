@@ -34,6 +34,7 @@ use self::{
 use crate::{
     config::{self, Settings, Sources},
     git::Git,
+    supervise::hide_this_process,
 };
 
 /// What every command is given.
@@ -102,6 +103,9 @@ fn misused(error: &clap::Error, wants_json: bool) -> Exit {
 fn run(cli: Cli, screen: Screen) -> Outcome {
     let sources = sources(&cli);
     let settings = config::load(&sources)?;
+    if matches!(&cli.command, Command::Worker(_) | Command::Up(args::Up { detach: false, .. })) {
+        hide_this_process();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -5,7 +5,7 @@
 
 use toml::Value;
 
-use super::{Home, LogFormat, Settings, value::Setting};
+use super::{Home, LogFormat, SandboxMode, Settings, value::Setting};
 
 type FromToml = fn(&mut Settings, &Value) -> Result<(), String>;
 type FromText = fn(&mut Settings, &str) -> Result<(), String>;
@@ -70,6 +70,30 @@ impl Setting for LogFormat {
     }
 }
 
+impl Setting for SandboxMode {
+    const EXPECTED: &'static str = "\"on\" or \"off\"";
+
+    fn from_toml(value: &Value) -> Result<Self, String> {
+        Self::from_text(value.as_str().unwrap_or_default())
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("expected {}", Self::EXPECTED)),
+        }
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        let text = match self {
+            Self::On => "on",
+            Self::Off => "off",
+        };
+        Some(Value::String(text.to_owned()))
+    }
+}
+
 macro_rules! key {
     ($name:literal, $($field:ident).+) => {
         Key {
@@ -104,6 +128,9 @@ pub(super) const KEYS: &[Key] = &[
     key!("agent.opencode.max_servers", opencode.max_servers),
     key!("agent.opencode.recycle_mb", opencode.recycle_mb),
     key!("agent.opencode.step_resumes", opencode.step_resumes),
+    key!("sandbox.mode", sandbox.mode),
+    key!("sandbox.read", sandbox.read),
+    key!("sandbox.write", sandbox.write),
     key!("log.level", log.level),
     key!("log.format", log.format),
     key!("retry.backoff_base", retry.backoff_base),

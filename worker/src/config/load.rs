@@ -207,6 +207,15 @@ fn check(settings: &Settings, file: &Path) -> Result<(), ConfigError> {
     if timings.rescue.is_zero() || timings.listen_check.is_zero() || timings.settle_poll.is_zero() {
         return refuse("timings.rescue, timings.listen_check and timings.settle_poll must be more than 0");
     }
+    let (root, private) = (real(settings.home.root()), real(&settings.home.private()));
+    for path in settings.sandbox.write.iter().map(|path| real(path)) {
+        if root.starts_with(&path) || path.starts_with(&root) {
+            return refuse(&format!("sandbox.write: {} is around or in Millhand's own folder", path.display()));
+        }
+    }
+    if let Some(path) = settings.sandbox.read.iter().map(|path| real(path)).find(|path| path.starts_with(&private)) {
+        return refuse(&format!("sandbox.read: {} is in Millhand's private folder", path.display()));
+    }
     if retry.backoff_base > retry.backoff_cap {
         return refuse("retry.backoff_base must be at most retry.backoff_cap");
     }
@@ -229,6 +238,11 @@ fn check(settings: &Settings, file: &Path) -> Result<(), ConfigError> {
         return refuse("agent.opencode.default_model: expected provider/model, or set agent.opencode.default_provider");
     }
     Ok(())
+}
+
+/// A path as it really is, if it is there.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]

@@ -70,6 +70,10 @@ fn wrong_types_name_the_file_the_key_and_what_is_expected() {
         problem("[agent.opencode]\nconfig = \"{not json\"").starts_with("agent.opencode.config: not a JSON object")
     );
     assert!(problem("[worker\n").contains("TOML parse error"), "a syntax error shows its place");
+    assert_eq!(problem("[sandbox]\nmode = true"), "sandbox.mode: expected \"on\" or \"off\"");
+    assert_eq!(problem("[sandbox]\nread = [\"here\"]"), "sandbox.read: expected a list of absolute paths");
+    assert!(problem("home = \"/m\"\n[sandbox]\nwrite = [\"/\"]").contains("around or in Millhand's own folder"));
+    assert!(problem("home = \"/m\"\n[sandbox]\nread = [\"/m/private/x\"]").contains("private"));
     let missing = load(&Sources { file: Some("/nonexistent/millhand.toml".into()), ..Sources::default() });
     assert!(missing.expect_err("refused").problem.starts_with("cannot be read"));
 }

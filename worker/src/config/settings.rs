@@ -27,6 +27,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// The agent opencode.
     pub opencode: OpencodeSettings,
+    /// What agents may reach.
+    pub sandbox: SandboxSettings,
     /// The private Postgres.
     pub postgres: PostgresSettings,
     /// Logging.
@@ -176,6 +178,27 @@ impl OpencodeSettings {
     }
 }
 
+/// What agents may reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SandboxSettings {
+    /// Whether they are confined at all.
+    pub mode: SandboxMode,
+    /// What they may read beside the system, toolchains and their own folders.
+    pub read: Vec<PathBuf>,
+    /// What they may write beside their own folders.
+    pub write: Vec<PathBuf>,
+}
+
+/// Whether agents are confined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// They are; a kernel that cannot is an error.
+    #[default]
+    On,
+    /// They are not.
+    Off,
+}
+
 /// The private Postgres.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PostgresSettings {
@@ -222,6 +245,7 @@ impl Settings {
                 recycle_mb: 1500,
                 step_resumes: 1,
             },
+            sandbox: SandboxSettings::default(),
             postgres: PostgresSettings { binaries: None },
             log: LogSettings { level: "info".to_owned(), format: LogFormat::Text },
             environment: Environment::default(),

@@ -185,3 +185,25 @@ impl Setting for Option<PathBuf> {
         self.as_ref().and_then(PathBuf::to_toml)
     }
 }
+
+/// In a variable, separated by `:` as in `PATH`.
+impl Setting for Vec<PathBuf> {
+    const EXPECTED: &'static str = "a list of absolute paths";
+
+    fn from_toml(value: &Value) -> Result<Self, String> {
+        let paths = value.as_array().ok_or_else(expected::<Self>)?;
+        paths.iter().map(|path| PathBuf::from_toml(path).map_err(|_| expected::<Self>())).collect()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let paths = text.split(':').filter(|path| !path.is_empty());
+        paths.map(|path| PathBuf::from_text(path).map_err(|_| expected::<Self>())).collect()
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        self.iter()
+            .map(|path| path.to_str().map(|path| Value::String(path.to_owned())))
+            .collect::<Option<_>>()
+            .map(Value::Array)
+    }
+}

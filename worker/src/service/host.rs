@@ -10,12 +10,13 @@ use super::{Settings as WorkerSettings, Worker};
 use crate::{
     agent::{
         Backend,
+        confine::Confinement,
         opencode::{OpencodeBackend, OpencodeSetup},
     },
-    config::{self, Settings},
+    config::{self, SandboxMode, Settings},
     git::Git,
     store::Store,
-    supervise::{HostLock, Supervisor, end_family},
+    supervise::{HostLock, Supervisor, end_family, sandbox_is_supported},
     tools::{Search, find_opencode},
     turn::{Turns, lease::Leases},
 };
@@ -114,7 +115,23 @@ pub async fn opencode_backend(
     backend_with(settings, Supervisor::new(millhand, scope), cache).await
 }
 
+/// Refuses to go on where agents are to be confined and cannot be.
+fn check_sandbox(mode: SandboxMode) -> anyhow::Result<()> {
+    match mode {
+        SandboxMode::On if !sandbox_is_supported() => anyhow::bail!(
+            "this kernel cannot confine agents: that takes Landlock with ABI 6 (Linux 6.12 or newer); run millhand in a container or as \
+             a user that may touch nothing else, and set sandbox.mode = \"off\""
+        ),
+        SandboxMode::On => {}
+        SandboxMode::Off => {
+            tracing::warn!("agents are not confined (sandbox.mode = \"off\"): they can do whatever this user can");
+        }
+    }
+    Ok(())
+}
+
 async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBuf) -> anyhow::Result<OpencodeBackend> {
+    check_sandbox(settings.sandbox.mode)?;
     let search = Search {
         setting: settings.opencode.binary.clone(),
         path: settings.environment.get("PATH").map(ToOwned::to_owned),
@@ -137,6 +154,7 @@ async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBu
         max_directories: MAX_DIRECTORIES,
         recycle_bytes: settings.opencode.recycle_bytes(),
         show_reasoning: true,
+        confinement: Confinement::new(settings),
         cache,
         logs: Some(settings.home.logs()),
     }))

@@ -4,6 +4,7 @@
 //! end the agents' servers → stop the heartbeat, which until here has kept the leases alive → say goodbye.
 
 mod host;
+mod trial;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use crate::{
 };
 
 pub use host::{Host, opencode_backend};
+pub use trial::{SandboxTrial, try_sandbox};
 
 /// How long turns that were told to stop may take to save what they have.
 const HAND_BACK_WITHIN: Duration = Duration::from_secs(30);

@@ -101,7 +101,8 @@ impl Supervisor {
         let marker = format!("{}.{}", self.scope, Uuid::new_v4().simple());
         let tail_lines = spec.output.tail_lines;
         let kill_grace = spec.kill_grace;
-        let first = wire::line(&Request::Start(to_wire(spec, &marker))).map_err(|error| silent(&error.to_string()))?;
+        let first = wire::line(&Request::Start(Box::new(to_wire(spec, &marker))))
+            .map_err(|error| silent(&error.to_string()))?;
 
         let mut shim = Command::new(&self.millhand)
             .arg("shim")
@@ -151,6 +152,7 @@ fn to_wire(spec: ChildSpec, marker: &str) -> Spec {
         output: spec.output,
         log: spec.log,
         run_as: spec.run_as,
+        sandbox: spec.sandbox,
         kill_grace_ms: wire::millis(spec.kill_grace),
     }
 }

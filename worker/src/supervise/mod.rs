@@ -13,6 +13,8 @@ mod environment;
 mod family;
 mod host_lock;
 pub(crate) mod log;
+mod sandbox;
+mod secrecy;
 pub mod shim;
 pub(crate) mod splitter;
 mod wire;
@@ -25,6 +27,8 @@ pub use child::{Child, SpawnError, Supervisor, WaitError};
 pub use environment::{allowed_environment, is_allowed};
 pub use family::{FAMILY_VARIABLE, end_family, find_family};
 pub use host_lock::{HostLock, HostLockError};
+pub use sandbox::{Places, Sandbox, is_supported as sandbox_is_supported, readable_places};
+pub use secrecy::hide_this_process;
 
 /// From asking a process to end to killing it, unless told otherwise.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
@@ -48,6 +52,8 @@ pub struct ChildSpec {
     pub log: Option<PathBuf>,
     /// User and group to run as; only root can choose.
     pub run_as: Option<RunAs>,
+    /// What it may reach; none: whatever its user may.
+    pub sandbox: Option<Sandbox>,
     /// From asking its family to end to killing it.
     pub kill_grace: Duration,
 }
@@ -64,6 +70,7 @@ impl ChildSpec {
             output: OutputLimits::default(),
             log: None,
             run_as: None,
+            sandbox: None,
             kill_grace: KILL_GRACE,
         }
     }

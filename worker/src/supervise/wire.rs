@@ -4,14 +4,14 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exit, OutputLimits, RunAs, Stream};
+use super::{Exit, OutputLimits, RunAs, Sandbox, Stream};
 
 /// From the worker.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Request {
     /// The first, and only once.
-    Start(Spec),
+    Start(Box<Spec>),
     /// End the family, allowing this much time between asking and killing.
     Stop {
         /// In milliseconds.
@@ -64,6 +64,8 @@ pub(super) struct Spec {
     pub(super) output: OutputLimits,
     pub(super) log: Option<PathBuf>,
     pub(super) run_as: Option<RunAs>,
+    #[serde(default)]
+    pub(super) sandbox: Option<Sandbox>,
     pub(super) kill_grace_ms: u64,
 }
 

@@ -20,7 +20,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{OpencodeSetup, catalogue::Catalogue};
-use crate::{agent::AgentProject, supervise};
+use crate::{
+    agent::{AgentProject, confine::Confinement},
+    supervise::{self, Sandbox},
+};
 
 /// Names of opencode's global configuration, the later over the earlier.
 const CONFIG_FILES: [&str; 3] = ["config.json", "opencode.json", "opencode.jsonc"];
@@ -39,6 +42,8 @@ pub(super) struct UserOpencode {
     pub(super) auth: Option<PathBuf>,
     /// `~/.cache/opencode/models.json`: the model catalogue as the user's opencode last fetched it.
     pub(super) models: Option<PathBuf>,
+    /// Their home.
+    pub(super) home: Option<PathBuf>,
 }
 
 impl UserOpencode {
@@ -55,6 +60,7 @@ impl UserOpencode {
             models: folder("XDG_CACHE_HOME", ".cache")
                 .map(|path| path.join("models.json"))
                 .filter(|path| path.is_file()),
+            home: environment.get(OsStr::new("HOME")).map(PathBuf::from),
         }
     }
 
@@ -90,17 +96,19 @@ pub(super) struct Folders {
     root: PathBuf,
     /// Temporary files of the server and of what the agent runs.
     tmp: PathBuf,
+    /// What the server may write, whose insides are therefore not to be trusted.
+    own: PathBuf,
 }
 
 impl Folders {
     /// Those of a project's server.
     pub(super) fn of_project(project: &AgentProject) -> Self {
-        Self { root: project.folder.join("opencode"), tmp: project.folder.join("tmp") }
+        Self { root: project.folder.join("opencode"), tmp: project.folder.join("tmp"), own: project.folder.clone() }
     }
 
     /// Those of a server that is only asked a few things.
     pub(super) fn of_probe(cache: &Path) -> Self {
-        Self { root: cache.join("probe"), tmp: cache.join("probe/tmp") }
+        Self { root: cache.join("probe"), tmp: cache.join("probe/tmp"), own: cache.join("probe") }
     }
 
     /// Where the server runs. Not a repository, and never a worktree.
@@ -142,6 +150,8 @@ pub(super) struct Plan {
     trusted: bool,
     lsp: bool,
     catalogue: Catalogue,
+    project_id: i64,
+    confinement: Option<Confinement>,
 }
 
 impl Plan {
@@ -171,6 +181,8 @@ impl Plan {
             trusted: project.trusted,
             lsp: setup.lsp,
             catalogue,
+            project_id: project.id,
+            confinement: setup.confinement.clone(),
         })
     }
 
@@ -206,14 +218,20 @@ impl Plan {
     pub(super) fn write(&self, folders: &Folders, password: &str) -> io::Result<BTreeMap<OsString, OsString>> {
         let kinds = ["config", "data", "state", "cache"];
         for folder in kinds.iter().map(|kind| folders.xdg(kind)).chain([folders.root.clone(), folders.tmp.clone()]) {
-            create_private(&folder)?;
+            create_below(&folders.own, &folder)?;
         }
+        create_below(&folders.own, &folders.config())?;
         self.write_config(&folders.config())?;
-        self.link_logins(&folders.xdg("data").join("opencode"))?;
+        let data = folders.xdg("data").join("opencode");
+        create_below(&folders.own, &data)?;
+        self.link_logins(&data)?;
         write_private(&folders.operator_config(), self.operator.to_string().as_bytes())?;
         write_private(&folders.catalogue(), self.catalogue.models.to_string().as_bytes())?;
 
         let mut environment = self.passed.clone();
+        if let Some(confinement) = &self.confinement {
+            environment.extend(confinement.variables(&folders.own));
+        }
         let mut set = |name: &str, value: &OsStr| drop(environment.insert(name.into(), value.to_owned()));
         set("XDG_CONFIG_HOME", folders.xdg("config").as_os_str());
         set("XDG_DATA_HOME", folders.xdg("data").as_os_str());
@@ -239,11 +257,35 @@ impl Plan {
         Ok(environment)
     }
 
+    /// What the server may reach. Looks at the disk.
+    pub(super) fn sandbox(&self, setup: &OpencodeSetup, folders: &Folders) -> Option<Sandbox> {
+        let mut sandbox = self.confinement.as_ref()?.sandbox(self.project_id, &folders.own);
+        sandbox.read.push(setup.binary.clone());
+        sandbox.read.extend(self.user.models.clone());
+        if let Some(config) = &self.user.config {
+            sandbox.read.push(config.clone());
+            // Those who keep their configuration elsewhere have links to it here.
+            let entries = fs::read_dir(config).into_iter().flatten().flatten();
+            sandbox.read.extend(entries.filter_map(|entry| entry.path().canonicalize().ok()));
+        }
+        for text in self.texts() {
+            sandbox.read.extend(file_references(&text, &self.user));
+        }
+        // The only file outside: tokens rotate, and a copy of them would be worth nothing.
+        sandbox.write.extend(self.user.auth.clone());
+        Some(sandbox)
+    }
+
+    /// The configuration that names variables and files.
+    fn texts(&self) -> Vec<String> {
+        let files = self.user_files.values().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        files.chain([self.operator.to_string()]).collect()
+    }
+
     /// The server's global configuration folder: our defaults lowest, copies of the user's files, links to the rest.
     ///
     /// Copies, because opencode writes into configuration files that lack a `$schema`.
     fn write_config(&self, folder: &Path) -> io::Result<()> {
-        create_private(folder)?;
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             let is_ours = entry.file_name().to_str().is_some_and(|name| CONFIG_FILES.contains(&name));
@@ -278,7 +320,6 @@ impl Plan {
     /// Logins are one file, the user's own: copies would break tokens that rotate. It need not exist yet.
     fn link_logins(&self, data: &Path) -> io::Result<()> {
         let Some(auth) = &self.user.auth else { return Ok(()) };
-        create_private(data)?;
         let link = data.join("auth.json");
         match fs::symlink_metadata(&link) {
             Ok(_) if fs::read_link(&link).is_ok_and(|target| target == *auth) => return Ok(()),
@@ -365,6 +406,34 @@ fn merge_under(into: &mut Value, from: &Value) {
 fn env_references(text: &str) -> BTreeSet<String> {
     let names = text.split("{env:").skip(1).filter_map(|rest| rest.split_once('}'));
     names.map(|(name, _)| name.trim().to_owned()).filter(|name| !name.is_empty() && name.len() < 200).collect()
+}
+
+/// The files in `{file:path}`, by which opencode's configuration takes in keys.
+fn file_references(text: &str, user: &UserOpencode) -> Vec<PathBuf> {
+    let names = text.split("{file:").skip(1).filter_map(|rest| rest.split_once('}'));
+    let resolved = names.filter_map(|(name, _)| match name.trim().strip_prefix("~/") {
+        Some(below) => Some(user.home.as_ref()?.join(below)),
+        None => Some(user.config.as_ref()?.join(name.trim())),
+    });
+    resolved.filter(|path| path.is_file()).collect()
+}
+
+/// Makes a folder below one that an agent can write, and replaces whatever is no folder on the way: an agent may have put a link there
+/// that leads out. None of its processes runs by now.
+fn create_below(own: &Path, folder: &Path) -> io::Result<()> {
+    create_private(own)?;
+    let mut path = own.to_owned();
+    for name in folder.strip_prefix(own).unwrap_or(folder) {
+        path.push(name);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => continue,
+            Ok(_) => fs::remove_file(&path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        fs::DirBuilder::new().mode(0o700).create(&path)?;
+    }
+    Ok(())
 }
 
 /// Makes a folder, with its parents, that only we can enter.

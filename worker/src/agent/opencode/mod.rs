@@ -36,6 +36,7 @@ use self::{
 };
 use super::{AgentError, AgentProject, AgentSession, Backend, Probe, Prompt, Seat, SessionRequest, TurnReport};
 use crate::{
+    agent::confine::Confinement,
     config::Timings,
     model::{event::AgentEvent, outcome::Ending},
     supervise::Supervisor,
@@ -99,6 +100,8 @@ pub struct OpencodeSetup {
     pub recycle_bytes: u64,
     /// Tell what the model reasons.
     pub show_reasoning: bool,
+    /// What the servers and all that they start may reach; none: whatever our user may.
+    pub confinement: Option<Confinement>,
     /// A private folder for what is worth keeping between starts: the cut model catalogue.
     pub cache: PathBuf,
     /// A private folder for the servers' logs.

@@ -93,20 +93,23 @@ impl Server {
         let password = fresh_password();
         let environment = {
             let (plan, folders, password) = (plan.clone(), folders.clone(), password.clone());
-            tokio::task::spawn_blocking(move || plan.write(&folders, &password)).await
+            let setup = setup.clone();
+            tokio::task::spawn_blocking(move || Ok((plan.write(&folders, &password)?, plan.sandbox(&setup, &folders))))
+                .await
         };
-        let environment = environment
+        let (environment, sandbox) = environment
             .map_err(|error| lost(format!("preparing opencode's folders failed: {error}")))?
-            .map_err(|error| AgentError {
-            ending: Ending::WorkerTrouble,
-            message: format!("cannot write opencode's folders in {}: {error}", folders.root().display()),
-        })?;
+            .map_err(|error: std::io::Error| AgentError {
+                ending: Ending::WorkerTrouble,
+                message: format!("cannot write opencode's folders in {}: {error}", folders.root().display()),
+            })?;
         let deadline = Instant::now() + setup.timings.server_start;
         for _ in 0..PORT_TRIES {
             let port = free_port()?;
             let mut spec = ChildSpec::new(name, &setup.binary, folders.root());
             spec.args = ["serve", "--hostname", "127.0.0.1", "--port", &port.to_string()].map(Into::into).to_vec();
             spec.env.clone_from(&environment);
+            spec.sandbox.clone_from(&sandbox);
             spec.kill_grace = setup.timings.kill_grace;
             spec.log = setup.logs.as_ref().map(|logs| logs.join(format!("{name}.log")));
             let child = setup

@@ -72,7 +72,7 @@ fn run() -> Result<()> {
         let mut requests = BufReader::new(pipe::Receiver::from_owned_fd(stdin).context(by_hand)?);
         let events = Events::new(pipe::Sender::from_owned_fd(stdout).context(by_hand)?);
         match next_request(&mut requests).await {
-            Some(Request::Start(spec)) => serve(spec, requests, events).await,
+            Some(Request::Start(spec)) => serve(*spec, requests, events).await,
             Some(Request::Stop { .. }) | None => Ok(()),
         }
     });

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use tokio::net::unix::pipe;
 
-use crate::supervise::{family::FAMILY_VARIABLE, log::BoundedLog, wire::Spec};
+use crate::supervise::{family::FAMILY_VARIABLE, log::BoundedLog, sandbox::Prepared, wire::Spec};
 
 /// A child that runs.
 pub(super) struct Started {
@@ -45,7 +45,11 @@ pub(super) fn start(spec: &Spec) -> Result<Started> {
     if let Some(run_as) = spec.run_as {
         command.uid(run_as.uid).gid(run_as.gid);
     }
-    die_with_us(&mut command);
+    let sandbox = match &spec.sandbox {
+        Some(sandbox) => Some(Prepared::new(sandbox).context("prepare its sandbox")?),
+        None => None,
+    };
+    in_child(&mut command, sandbox);
     let mut child = command.spawn().with_context(|| format!("start {}", spec.program.display()))?;
     let stdout = child.stdout.take().context("stdout")?;
     let stderr = child.stderr.take().context("stderr")?;
@@ -60,18 +64,19 @@ pub(super) fn start(spec: &Spec) -> Result<Started> {
     })
 }
 
-/// The child is killed when this thread, the shim's only one, ends without having ended the family.
+/// What happens in the child before it becomes the program: it will be killed when this thread, the shim's only one, ends
+/// without having ended the family; then the sandbox closes.
 #[expect(unsafe_code, reason = "std offers nothing else that runs between fork and exec")]
-fn die_with_us(command: &mut Command) {
+fn in_child(command: &mut Command, mut sandbox: Option<Prepared>) {
     let shim = rustix::process::getpid();
-    let in_child = move || {
+    let prepare = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // We may have died before that took effect.
         if getppid() != Some(shim) {
             return Err(std::io::Error::from(rustix::io::Errno::CHILD));
         }
-        Ok(())
+        sandbox.take().map_or(Ok(()), Prepared::enter)
     };
-    // SAFETY: between fork and exec the closure makes two system calls, allocates nothing, and takes no lock.
-    unsafe { command.pre_exec(in_child) };
+    // SAFETY: the shim has one thread, so that no lock can be held by another between fork and exec.
+    unsafe { command.pre_exec(prepare) };
 }
