@@ -93,7 +93,9 @@ impl Trial<'_> {
             programs.push((
                 name,
                 match exit {
-                    Some(Exit::Code(0)) => Ok(Some(last.trim_start_matches(&format!("{name} version ")).to_owned())),
+                    Some(Exit::Code(0)) => {
+                        Ok(Some(last.trim_start_matches(name).trim_start_matches(" version").trim().to_owned()))
+                    }
                     Some(Exit::Code(127)) => Ok(None),
                     Some(exit) => Err(format!("{last} ({exit})")),
                     None => Err("it hangs".to_owned()),
