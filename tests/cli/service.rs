@@ -1,9 +1,10 @@
 //! The worker as people handle it, with a private Postgres and the real agent: up, status, run, down, uninstall; and the demo.
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Cli, Ran, finish};
-use crate::support::{TestDb, opencode::find_opencode};
+use super::{Cli, Ran, WITHIN, finish};
+use crate::support::{TestDb, opencode::find_opencode, wait_until};
 
 /// The program without a database named, so that it runs its own.
 async fn private(cli: &Cli, arguments: &[&str]) -> Result<Ran> {
@@ -47,6 +48,31 @@ async fn worker_goes_up_and_down_and_leaves_nothing() -> Result<()> {
     assert_eq!((asked.code, cli.home().exists()), (2, true), "it asks first");
     let removed = private(&cli, &["uninstall", "--yes"]).await?;
     assert_eq!((removed.code, cli.home().exists()), (0, false), "{}", removed.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_worker_waits_for_a_database_that_comes_later() -> Result<()> {
+    let cli = Cli::new().await?;
+    // A port where nobody listens any more.
+    let proxy = cli.db.proxy().await?;
+    let (port, url) = (proxy.port(), cli.db.url_through(&proxy));
+    drop(proxy);
+    let log = cli.folder().join("log");
+    let mut command = cli.command(&["worker"]);
+    command
+        .env("DATABASE_URL", &url)
+        .env("MILLHAND_AGENT_OPENCODE_BINARY", find_opencode()?.path)
+        .stderr(std::fs::File::create(&log)?);
+    let mut worker = command.spawn()?;
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    wait_until("it says that it waits", WITHIN, async || said().contains("waiting for it")).await?;
+    let _proxy = cli.db.proxy_on(port).await?;
+    wait_until("it runs", WITHIN, async || said().contains("worker started")).await?;
+    assert_eq!(said().matches("waiting for it").count(), 1, "said once: {}", said());
+    let pid = worker.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).context("its process id")?;
+    kill_process(pid, Signal::TERM)?;
+    assert_eq!(tokio::time::timeout(WITHIN, worker.wait()).await??.code(), Some(0), "{}", said());
     Ok(())
 }
 

@@ -303,6 +303,11 @@ impl TestDb {
         TcpProxy::start(Upstream::Unix(self.cluster.socket())).await
     }
 
+    /// The same, from this port on.
+    pub async fn proxy_on(&self, port: u16) -> Result<TcpProxy> {
+        TcpProxy::start_on(port, Upstream::Unix(self.cluster.socket())).await
+    }
+
     /// A connection.
     pub async fn client(&self) -> Result<Client> {
         connect(&self.config()).await

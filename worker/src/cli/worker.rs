@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Context,
     args::{Down, Up, Worker},
-    database,
+    database::{self, Database},
     failure::{Exit, Failure, Outcome},
     screen::{bold, dim, green, red, state_style, yellow},
     setup,
@@ -28,7 +28,7 @@ use crate::{
     actions::{self, Overview},
     config::{LogFormat, private_folder},
     service::Host,
-    store::{Store, migrate::SchemaState},
+    store::{Store, StoreError, migrate::SchemaState},
     supervise::HostLock,
 };
 
@@ -38,6 +38,9 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const STOP_MARGIN: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Between tries to reach a database when a worker starts: doubled each time, up to the longest.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+const TRY_AGAIN_LONGEST: Duration = Duration::from_secs(10);
 /// A log that is larger is moved aside at the next start.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
 /// What is shown of a log.
@@ -50,17 +53,26 @@ pub(super) async fn worker(context: &Context, arguments: &Worker) -> Outcome {
         let _ = rustix::process::setsid();
     }
     start_logging(context);
-    let database = database::connect(context).await?;
-    database::prepare(context, &database).await?;
-    run_worker(context, database.store.clone()).await
+    run_worker(context, None).await
 }
 
-async fn run_worker(context: &Context, store: Store) -> Outcome {
+/// Runs a worker until it is told to stop; on this database, or on the configured one as soon as that can be reached.
+async fn run_worker(context: &Context, store: Option<Store>) -> Outcome {
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate()).map_err(broken_signal)?,
         signal(SignalKind::interrupt()).map_err(broken_signal)?,
     );
-    let host = Host::start(&context.settings, store, this_program()?).await.map_err(failure_of_start)?;
+    let started = async {
+        match store {
+            Some(store) => Ok((start(context, store).await?, None)),
+            None => start_when_reachable(context).await,
+        }
+    };
+    let (host, _database) = tokio::select! {
+        started = started => started?,
+        _ = terminate.recv() => return Ok(Exit::Done),
+        _ = interrupt.recv() => return Ok(Exit::Done),
+    };
     context.screen.note(&format!(
         "{} {}",
         "millhand worker runs".style(bold()),
@@ -88,11 +100,45 @@ async fn run_worker(context: &Context, store: Store) -> Outcome {
     }
 }
 
+async fn start(context: &Context, store: Store) -> Outcome<Host> {
+    Host::start(&context.settings, store, this_program()?).await.map_err(failure_of_start)
+}
+
+/// Starts the worker, and waits for a database that is somebody else's to run: after a reboot it may come later than we do. What is
+/// wrong for good is an error at once.
+async fn start_when_reachable(context: &Context) -> Outcome<(Host, Option<Database>)> {
+    let mut pause = TRY_AGAIN;
+    let mut is_waiting = false;
+    loop {
+        let started = async {
+            let database = database::connect(context).await?;
+            database::prepare(context, &database).await?;
+            let host = start(context, database.store.clone()).await?;
+            Ok((host, Some(database)))
+        };
+        match started.await {
+            Err(Failure { exit: Exit::Unreachable, message, .. }) if !context.settings.database.is_private() => {
+                if !is_waiting {
+                    is_waiting = true;
+                    tracing::warn!("{message}; waiting for it");
+                }
+            }
+            started => return started,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(TRY_AGAIN_LONGEST);
+    }
+}
+
 fn broken_signal(error: std::io::Error) -> Failure {
     Failure::broken(format!("cannot wait for signals: {error}"), None)
 }
 
 fn failure_of_start(error: anyhow::Error) -> Failure {
+    let error = match error.downcast::<StoreError>() {
+        Ok(error) => return error.into(),
+        Err(error) => error,
+    };
     Failure::broken(format!("{error:#}"), Some("see what is missing: millhand doctor".to_owned()))
 }
 
@@ -129,7 +175,7 @@ pub(super) async fn up(context: &Context, arguments: &Up) -> Outcome {
     }
     if !arguments.detach {
         start_logging(context);
-        return run_worker(context, database.store.clone()).await;
+        return run_worker(context, Some(database.store.clone())).await;
     }
     let (mut child, log) = start_in_background(context, arguments)?;
     let progress = screen.progress("starting the worker");

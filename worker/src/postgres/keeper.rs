@@ -40,7 +40,7 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Between a death of the server and starting it again: doubled each time, up to the longest.
 const RESTART_AFTER: Duration = Duration::from_millis(250);
-const RESTART_AFTER_LONGEST: Duration = Duration::from_secs(30);
+const RESTART_AFTER_LONGEST: Duration = Duration::from_secs(5);
 /// How often, and how closely, the keeper's lock is tried for.
 const TAKE_TRIES: u32 = 10;
 const TAKE_EVERY: Duration = Duration::from_millis(20);
