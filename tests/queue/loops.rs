@@ -23,7 +23,7 @@ use millhand::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{HOST, Queue};
+use super::{HOST, LEASE, Queue};
 use crate::support;
 
 async fn wait_until(what: &str, within: Duration, condition: impl AsyncFnMut() -> bool) {
@@ -254,10 +254,65 @@ async fn a_worker_cut_off_from_the_database_stops_its_turns_before_their_leases_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_whose_reply_was_lost_is_given_back_by_its_lease() {
+async fn a_claim_whose_reply_was_lost_is_given_back_at_once_and_uncharged() {
+    let q = Queue::new().await;
+    let proxy = q.db.proxy().await.expect("proxy");
+    let through = Store::new(Connect::plain(q.db.config_through(&proxy), 4)).expect("store");
+    let patient = Timings { lease: Duration::from_secs(600), ..quick() };
+    let (worker, turns) = start_on(through, Duration::ZERO, true, patient).await;
+    // Only a claim names lanes.
+    proxy.drop_reply_to("/opencode");
+    let (_, task) = q.open().await;
+    proxy.reply_dropped().await.expect("dropped");
+    until_state(&q, task, "completed").await;
+    let row = &q.sql(&format!("SELECT infra_losses, last_attempt FROM millhand.tasks WHERE id = {task}")).await[0];
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1)), (0, 2));
+    let outcomes = q.sql("SELECT outcome FROM millhand.attempts ORDER BY number").await;
+    assert_eq!(outcomes.iter().map(|r| r.get::<_, String>(0)).collect::<Vec<_>>(), ["lost", "completed"]);
+    assert_eq!(turns.begun.load(Ordering::SeqCst), 1);
+    stop(worker).await;
+}
+
+#[tokio::test]
+async fn what_a_worker_holds_is_not_given_back_and_neither_is_anybody_elses() {
+    let q = Queue::new().await;
+    q.open().await;
+    q.open().await;
+    let (held, lost) = (q.claim_one().await, q.claim_one().await);
+    let given = q.store.release_unheld(uuid::Uuid::new_v4(), &[], 5).await.expect("release");
+    assert!(given.is_empty(), "another worker's");
+    let given = q.store.release_unheld(q.worker, &[held.token], 5).await.expect("release");
+    assert_eq!(given.iter().map(|task| task.task_id).collect::<Vec<_>>(), [lost.task_id]);
+    assert_eq!(q.state(held.task_id).await, "running");
+    assert_eq!(q.state(lost.task_id).await, "pending");
+}
+
+#[tokio::test]
+async fn a_lease_that_ends_too_late_is_shortened_and_others_are_left_alone() {
+    let q = Queue::new().await;
+    q.open().await;
+    q.open().await;
+    let (late, fine) = (q.claim_one().await, q.claim_one().await);
+    // What a clock that was set back by an hour leaves.
+    let set = "UPDATE millhand.leases SET expires_at = expires_at + interval '1 hour' WHERE token =";
+    q.sql(&format!("{set} '{}'", late.token)).await;
+    let end = async |token| {
+        q.one::<f64>(&format!(
+            "SELECT extract(epoch FROM expires_at)::float8 FROM millhand.leases WHERE token = '{token}'"
+        ))
+        .await
+    };
+    let before = end(fine.token).await;
+    let now = q.store.clamp_leases(LEASE).await.expect("clamp").as_secs_f64();
+    assert!((end(fine.token).await - before).abs() < f64::EPSILON);
+    assert!((end(late.token).await - now - LEASE.as_secs_f64()).abs() < 5.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_workers_task_is_rescued_by_whoever_lives() {
     let q = Queue::new().await;
     let (_, task) = q.open().await;
-    // Claimed, and the answer never arrived: nobody sends a heartbeat for it.
+    // Its worker sends no heartbeat.
     q.claim_one().await;
     q.sql("UPDATE millhand.leases SET expires_at = now() + interval '1 second'").await;
     let (worker, turns) = start(&q, Duration::ZERO, true, quick()).await;

@@ -44,6 +44,8 @@ pub struct Claimer {
     pub backend: Option<Arc<dyn Backend>>,
     /// The turns under way.
     pub turns: TaskTracker,
+    /// Infrastructure losses after which a person is asked.
+    pub max_infra_losses: i32,
     /// Whether a listener wakes it; without one it polls at the shortest interval.
     pub listens: bool,
     /// Intervals.
@@ -62,6 +64,8 @@ impl Claimer {
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("claiming tasks");
         let mut poll = self.timings.poll_min;
+        // Since a claim got no answer: it may have been committed all the same, now or in a moment.
+        let mut unanswered: Option<Instant> = None;
         loop {
             let nudged = self.wake.notified();
             let permit = tokio::select! {
@@ -69,7 +73,7 @@ impl Claimer {
                 permit = self.slots.clone().acquire_owned() => permit,
             };
             let Ok(permit) = permit else { return };
-            let round = trouble.note(self.round(permit, &stop).await);
+            let round = trouble.note(self.round(permit, &mut unanswered, &stop).await);
             let due = match &round {
                 Some(Round { more: true, .. }) => continue,
                 Some(Round { claimed, .. }) => {
@@ -95,7 +99,18 @@ impl Claimer {
         }
     }
 
-    async fn round(&self, first: OwnedSemaphorePermit, stop: &CancellationToken) -> Result<Round, StoreError> {
+    async fn round(
+        &self,
+        first: OwnedSemaphorePermit,
+        unanswered: &mut Option<Instant>,
+        stop: &CancellationToken,
+    ) -> Result<Round, StoreError> {
+        if let Some(since) = *unanswered {
+            self.release_unheld().await?;
+            if since.elapsed() > self.timings.lease {
+                *unanswered = None;
+            }
+        }
         let mut permits = vec![first];
         while let Ok(permit) = self.slots.clone().try_acquire_owned() {
             permits.push(permit);
@@ -112,7 +127,11 @@ impl Claimer {
         }
         let wanted = permits.len();
         let sent = Instant::now();
-        let claimed = self.store.claim(&runnable, wanted, self.worker, &self.host_id, self.timings.lease).await?;
+        let claimed = self.store.claim(&runnable, wanted, self.worker, &self.host_id, self.timings.lease).await;
+        if claimed.is_err() {
+            *unanswered = Some(Instant::now());
+        }
+        let claimed = claimed?;
         let count = claimed.len();
         for (claimed, permit) in claimed.into_iter().zip(permits) {
             let seat = seats.of(claimed.project_id);
@@ -132,6 +151,15 @@ impl Claimer {
         projects.sort_unstable();
         projects.dedup();
         Seats(Some(backend.reserve(&projects, turns)))
+    }
+
+    /// Gives back what was claimed without an answer.
+    async fn release_unheld(&self) -> Result<(), StoreError> {
+        let held = self.leases.tokens();
+        for task in self.store.release_unheld(self.worker, &held, self.max_infra_losses).await? {
+            tracing::warn!(task = task.task_id, state = task.state, "given back: the answer to its claim was lost");
+        }
+        Ok(())
     }
 
     fn start(&self, claimed: Claimed, permit: OwnedSemaphorePermit, seat: Option<Seat>, sent: Instant) {

@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Trouble;
 use crate::{
     config::Timings,
+    model::clock::ClockWatch,
     store::{Store, StoreError},
 };
 
@@ -36,18 +37,22 @@ impl Rescuer {
         let mut trouble = Trouble::new("rescuing tasks");
         let mut ticks = tokio::time::interval(self.timings.rescue);
         let mut rounds = 0_u32;
+        let began = Instant::now();
+        let mut clock = ClockWatch::new(self.timings.lease, self.timings.heartbeat);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
             rounds = rounds.wrapping_add(1);
-            trouble.note(self.round(rounds.is_multiple_of(SWEEP_EVERY)).await);
+            trouble.note(self.round(began, &mut clock, rounds.is_multiple_of(SWEEP_EVERY)).await);
         }
     }
 
-    async fn round(&self, sweep: bool) -> Result<(), StoreError> {
-        loop {
+    async fn round(&self, began: Instant, clock: &mut ClockWatch, sweep: bool) -> Result<(), StoreError> {
+        let database = self.store.clamp_leases(self.timings.lease).await?;
+        let may_rescue = clock.may_rescue(database, began.elapsed());
+        while may_rescue {
             let rescued = self.store.rescue_expired(self.timings.lease, self.max_infra_losses, AT_MOST).await?;
             for task in &rescued {
                 tracing::warn!(task = task.task_id, state = task.state, "its worker stopped answering");

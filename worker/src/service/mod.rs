@@ -151,6 +151,7 @@ impl Worker {
             runner,
             backend: backend.clone(),
             turns: turns.clone(),
+            max_infra_losses: settings.max_infra_losses,
             listens: settings.listen,
             timings,
         };

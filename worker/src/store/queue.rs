@@ -287,6 +287,28 @@ impl Store {
         Ok(rescued(&client.query(&statement, &[&host_id, &max_losses, &worker]).await?))
     }
 
+    /// Gives back, uncharged, what this worker claimed without ever hearing of it. `held` are the leases that it knows; no claim of its
+    /// own may be under way.
+    pub async fn release_unheld(&self, worker: Uuid, held: &[Uuid], max_losses: i32) -> Result<Vec<Rescued>> {
+        let client = self.client().await?;
+        let sql = concat!(include_str!("sql/rescue_unheld.sql"), include_str!("sql/rescue_tail.sql"));
+        let statement = client.prepare_cached(sql).await?;
+        Ok(rescued(&client.query(&statement, &[&worker, &max_losses, &held]).await?))
+    }
+
+    /// Shortens leases that end later than any can, and tells the time by the database's clock, since 1970.
+    pub async fn clamp_leases(&self, lease: Duration) -> Result<Duration> {
+        let client = self.client().await?;
+        let clamp = client.prepare_cached(include_str!("sql/clamp_leases.sql")).await?;
+        let clamped = client.execute(&clamp, &[&seconds(lease)]).await?;
+        if clamped > 0 {
+            tracing::warn!(leases = clamped, "leases ended too late; was the database's clock set back?");
+        }
+        let clock = client.prepare_cached("SELECT extract(epoch FROM clock_timestamp())::float8").await?;
+        let now: f64 = client.query_one(&clock, &[]).await?.get(0);
+        Ok(Duration::try_from_secs_f64(now).unwrap_or_default())
+    }
+
     /// Backstop of the lines: nudges sessions that should move and that nobody nudged. Returns how many.
     pub async fn sweep_lines(&self) -> Result<i32> {
         let client = self.client().await?;

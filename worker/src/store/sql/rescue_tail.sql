@@ -1,26 +1,27 @@
+-- After a CTE `lost` (token, task_id, losses: how many losses it counts for, why). $2 is how many losses are allowed.
 , gone AS (
     DELETE FROM millhand.leases l USING lost WHERE l.token = lost.token
 ), ended AS (
     UPDATE millhand.attempts a
     SET ended_at = clock_timestamp(), outcome = 'lost', error_class = 'infrastructure_lost',
-        error_message = 'its worker stopped answering'
+        error_message = lost.why
     FROM lost WHERE a.token = lost.token AND a.ended_at IS NULL
 ), task AS (
     UPDATE millhand.tasks t
     SET state = CASE
             WHEN t.cancel_requested_at IS NOT NULL THEN 'cancelled'
-            WHEN t.infra_losses + 1 > $2 THEN 'blocked'
+            WHEN t.infra_losses + lost.losses > $2 THEN 'blocked'
             ELSE 'pending'
         END,
         lane = CASE
-            WHEN t.cancel_requested_at IS NULL AND t.infra_losses + 1 <= $2 THEN millhand.lane_of(t.session_id, t.agent)
+            WHEN t.cancel_requested_at IS NULL AND t.infra_losses + lost.losses <= $2 THEN millhand.lane_of(t.session_id, t.agent)
         END,
-        infra_losses = t.infra_losses + 1,
+        infra_losses = t.infra_losses + lost.losses,
         run_at = now(),
         error_class = 'infrastructure_lost',
-        error_message = 'its worker stopped answering',
+        error_message = lost.why,
         finished_at = CASE
-            WHEN t.cancel_requested_at IS NOT NULL OR t.infra_losses + 1 > $2 THEN clock_timestamp()
+            WHEN t.cancel_requested_at IS NOT NULL OR t.infra_losses + lost.losses > $2 THEN clock_timestamp()
         END
     FROM lost WHERE t.id = lost.task_id AND t.state = 'running'
     RETURNING t.id, t.session_id, t.state
