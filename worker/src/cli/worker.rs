@@ -40,7 +40,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Between tries to reach a database when a worker starts: doubled each time, up to the longest.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
-const TRY_AGAIN_LONGEST: Duration = Duration::from_secs(10);
+const TRY_AGAIN_LONGEST: Duration = Duration::from_secs(3);
 /// A log that is larger is moved aside at the next start.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
 /// What is shown of a log.

@@ -51,17 +51,8 @@ impl Rescuer {
 
     async fn round(&self, began: Instant, clock: &mut ClockWatch, sweep: bool) -> Result<(), StoreError> {
         let database = self.store.clamp_leases(self.timings.lease).await?;
-        let may_rescue = clock.may_rescue(database, began.elapsed());
-        while may_rescue {
-            let rescued = self.store.rescue_expired(self.timings.lease, self.max_infra_losses, AT_MOST).await?;
-            for task in &rescued {
-                tracing::warn!(task = task.task_id, state = task.state, "its worker stopped answering");
-            }
-            if rescued.is_empty() {
-                break;
-            }
-            self.wake.notify_one();
-            self.store.announce().await?;
+        if clock.may_rescue(database, began.elapsed()) {
+            self.rescue().await?;
         }
         if sweep {
             let stuck = self.store.sweep_lines().await?;
@@ -71,5 +62,19 @@ impl Rescuer {
             }
         }
         Ok(())
+    }
+
+    async fn rescue(&self) -> Result<(), StoreError> {
+        loop {
+            let rescued = self.store.rescue_expired(self.timings.lease, self.max_infra_losses, AT_MOST).await?;
+            for task in &rescued {
+                tracing::warn!(task = task.task_id, state = task.state, "its worker stopped answering");
+            }
+            if rescued.is_empty() {
+                return Ok(());
+            }
+            self.wake.notify_one();
+            self.store.announce().await?;
+        }
     }
 }

@@ -71,7 +71,7 @@ fn scrub(value: &mut serde_json::Value) {
 impl Store {
     /// Fixes where a session starts and where its worktree is: its first turn calls it, fenced by the lease.
     ///
-    /// Returns false if the lease is not held any more.
+    /// Returns false if the lease is not held any more. Its commit does not wait for the disk; that of [`Store::before_prompt`] does, for both.
     pub async fn settle_session(
         &self,
         token: Uuid,
@@ -81,7 +81,7 @@ impl Store {
         worktree: &str,
         branch: &str,
     ) -> Result<bool> {
-        let client = self.client().await?;
+        let client = self.relaxed().await?;
         let statement = client.prepare_cached(include_str!("sql/settle_session.sql")).await?;
         let row =
             client.query_opt(&statement, &[&token, &base_branch, &base_commit, &host_id, &worktree, &branch]).await?;
@@ -188,11 +188,14 @@ impl Store {
     }
 
     /// Records what steps cost. A step that is recorded already is brought up to date, never added twice.
+    ///
+    /// Its commit does not wait for the disk: the finish does. If a crash of the database undoes it, there was no finish, and the next
+    /// attempt reads the steps from the agent again.
     pub async fn record_usage(&self, owner: Owner<'_>, steps: &[StepUsage]) -> Result<()> {
         if steps.is_empty() {
             return Ok(());
         }
-        let client = self.client().await?;
+        let client = self.relaxed().await?;
         let statement = client.prepare_cached(include_str!("sql/record_usage.sql")).await?;
         let column = |of: fn(&StepUsage) -> i64| steps.iter().map(of).collect::<Vec<_>>();
         client
@@ -219,15 +222,18 @@ impl Store {
     }
 
     /// Writes a change set and its files as drafts, which the finish opens. Writing it again replaces it.
+    ///
+    /// Its commit does not wait for the disk: that of the finish does, for both.
     pub async fn draft_changes(&self, owner: Owner<'_>, changes: &ChangeSet) -> Result<()> {
-        let mut client = self.client().await?;
+        let mut client = self.relaxed().await?;
         let transaction = client.transaction().await?;
         let sum = |of: fn(&crate::model::change::FileChange) -> i32| {
             i32::try_from(changes.files.iter().map(|f| i64::from(of(f))).sum::<i64>()).unwrap_or(i32::MAX)
         };
-        transaction
-            .execute("DELETE FROM millhand.change_sets WHERE attempt_id = $1 AND state = 'draft'", &[&owner.attempt_id])
+        let forget = transaction
+            .prepare_cached("DELETE FROM millhand.change_sets WHERE attempt_id = $1 AND state = 'draft'")
             .await?;
+        transaction.execute(&forget, &[&owner.attempt_id]).await?;
         let insert_set = transaction.prepare_cached(include_str!("sql/draft_change_set.sql")).await?;
         let row = transaction
             .query_one(

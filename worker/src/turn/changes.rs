@@ -1,6 +1,6 @@
 //! Checkpoint and diff: what the agent changed becomes a draft of changes, which the finish opens.
 
-use super::{Interrupted, Turns};
+use super::{Interrupted, Turns, lease::Lease, persist::persist};
 use crate::{
     git::{Mirror, Worktree},
     store::{queue::Claimed, turns::Owner},
@@ -13,12 +13,12 @@ pub(super) async fn record(
     turns: &Turns,
     claimed: &Claimed,
     owner: Owner<'_>,
+    lease: &Lease,
     mirror: &Mirror,
     worktree: &Worktree,
 ) -> Result<(), Interrupted> {
     let message = format!("t{} of s{}\n\n{}", claimed.task_id, claimed.session_id, claimed.title);
     let checkpoint = turns.git.checkpoint(mirror, worktree, claimed.task_id, &message).await?;
     let changes = turns.git.diff(mirror, &worktree.base_commit, &checkpoint).await?;
-    turns.store.draft_changes(owner, &changes).await?;
-    Ok(())
+    persist(lease, || turns.store.draft_changes(owner, &changes)).await
 }

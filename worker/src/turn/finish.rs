@@ -1,17 +1,15 @@
 //! The one place that ends an attempt.
 
-use std::time::Duration;
-
-use backon::{BackoffBuilder, ExponentialBuilder};
-
-use super::{Performed, Turns, lease::Lease};
+use super::{
+    Performed, Turns,
+    lease::Lease,
+    persist::{KEEP_TRYING, pauses},
+};
 use crate::{
     model::{outcome::Ending, retry},
     store::queue::{Claimed, Finish, Finished},
 };
 
-/// How long a result that the database could not take is kept and tried again. It is fenced, so trying is safe.
-const KEEP_TRYING: Duration = Duration::from_secs(3600);
 /// Longest text that is kept of an error.
 const ERROR_CHARS: usize = 4_000;
 /// Longest text that is kept of the agent's last words.
@@ -31,12 +29,7 @@ pub(super) async fn finish(turns: &Turns, claimed: &Claimed, lease: &Lease, perf
         summary: summary.as_deref(),
         host_id: &turns.host_id,
     };
-    let mut delays = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(10))
-        .with_jitter()
-        .without_max_times()
-        .build();
+    let mut pauses = pauses();
     let began = tokio::time::Instant::now();
     loop {
         match turns.store.finish(&finish).await {
@@ -50,7 +43,7 @@ pub(super) async fn finish(turns: &Turns, claimed: &Claimed, lease: &Lease, perf
             }
             Err(error) if error.is_unreachable() && began.elapsed() < KEEP_TRYING => {
                 tracing::debug!(%error, "the result could not be recorded yet");
-                tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(10))).await;
+                tokio::time::sleep(pauses.next().unwrap_or_default()).await;
             }
             Err(error) => {
                 // The lease runs out, and the task is rescued: nothing is lost but this attempt.

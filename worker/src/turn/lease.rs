@@ -145,6 +145,11 @@ impl Lease {
         self.leases.lock().get(&self.token).and_then(|held| held.reason)
     }
 
+    /// Whether the turn is over and only its result is to be written.
+    pub fn is_settling(&self) -> bool {
+        self.leases.lock().get(&self.token).is_some_and(|held| held.settling)
+    }
+
     /// The turn is over; from here on only the database decides whether its result counts.
     pub fn settle(&self) {
         if let Some(held) = self.leases.lock().get_mut(&self.token) {

@@ -19,10 +19,12 @@ use crate::{
 mod changes;
 mod finish;
 pub mod lease;
+mod persist;
 mod resume;
 mod transcript;
 
 use lease::{Lease, StopReason};
+use persist::persist;
 use transcript::Transcript;
 
 /// Runs a claimed task. The claimer knows no more of a turn than this.
@@ -125,7 +127,7 @@ impl Turns {
         let (agent, _) = split_agent(&claimed.agent);
         let session = tokio::select! {
             () = lease.stopped().cancelled() => return interrupted(lease),
-            session = self.agent_session(claimed, agent, &worktree, transcript) => session?,
+            session = self.agent_session(claimed, agent, lease, &worktree, transcript) => session?,
         };
         let report = self.converse(claimed, agent, &session, lease, transcript).await?;
         let owner = owner(claimed, agent);
@@ -138,8 +140,9 @@ impl Turns {
         }
         // From here on nothing takes long, and nothing of it may be lost for want of a heartbeat.
         lease.settle();
-        let usage = self.store.record_usage(owner, &report.steps);
-        let (usage, changes) = tokio::join!(usage, changes::record(self, claimed, owner, &mirror, &worktree));
+        let usage = persist(lease, || self.store.record_usage(owner, &report.steps));
+        let changes = changes::record(self, claimed, owner, lease, &mirror, &worktree);
+        let (usage, changes) = tokio::join!(usage, changes);
         usage?;
         changes?;
         Ok(Performed {
@@ -159,11 +162,11 @@ impl Turns {
         let (mirror, base) = self.base(claimed, transcript).await?;
         let worktree = self.git.create_worktree(&mirror, claimed.session_id, &base).await?;
         let path = worktree.path.to_string_lossy();
-        let settled = self
-            .store
-            .settle_session(lease.token(), base.branch.as_deref(), &base.commit, &self.host_id, &path, &worktree.branch)
-            .await?;
-        if settled { Ok((mirror, worktree)) } else { Err(Interrupted::Fenced) }
+        let settle = || {
+            let (from, branch) = (base.branch.as_deref(), &worktree.branch);
+            self.store.settle_session(lease.token(), from, &base.commit, &self.host_id, &path, branch)
+        };
+        if persist(lease, settle).await? { Ok((mirror, worktree)) } else { Err(Interrupted::Fenced) }
     }
 
     /// The mirror, with the commit that the session starts or started from. A session that has one never looks at the source
@@ -188,10 +191,11 @@ impl Turns {
         &self,
         claimed: &Claimed,
         agent: &str,
+        lease: &Lease,
         worktree: &Worktree,
         transcript: &Transcript,
     ) -> Result<AgentSession, Interrupted> {
-        let resume = self.store.agent_session(claimed.chat_id, agent, &self.host_id).await?;
+        let resume = persist(lease, || self.store.agent_session(claimed.chat_id, agent, &self.host_id)).await?;
         let request = SessionRequest {
             project: AgentProject {
                 id: claimed.project_id,

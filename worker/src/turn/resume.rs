@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use super::{Interrupted, Turns, lease::Lease, transcript::Transcript};
+use super::{Interrupted, Turns, lease::Lease, persist::persist, transcript::Transcript};
 use crate::{
     agent::{AgentSession, Prompt, TurnReport},
     model::{
@@ -12,7 +12,7 @@ use crate::{
         outcome::Ending,
         resume::{RESUME_TEXT, TurnMessage, is_resumable},
     },
-    store::{queue::Claimed, turns::AgentSessionRow},
+    store::{StoreError, queue::Claimed, turns::AgentSessionRow},
 };
 
 impl Turns {
@@ -38,14 +38,14 @@ impl Turns {
             transcript.say(AgentEvent::Status { message: status }).await;
             tracing::info!(times, "the agent stopped at its limit of steps; telling it to go on");
             prompt = self::prompt(claimed, &message, false);
-            if !self.store_prompt(agent, session, lease, &prompt).await? {
-                // What it came to so far has its cost; that it does not count is for the finish to say.
+            if !matches!(self.store_prompt(agent, session, lease, &prompt).await, Ok(true)) {
+                // What it came to so far has its cost; whether it counts is for the finish to say.
                 break;
             }
             report = together(report, self.follow(session, prompt, lease, transcript).await);
         }
         if report.ending == Ending::ServerLost {
-            self.note_lost_server(claimed, agent).await?;
+            self.note_lost_server(claimed, agent).await;
         }
         Ok(report)
     }
@@ -61,17 +61,23 @@ impl Turns {
         let row = AgentSessionRow { external_id: session.id.clone(), config_hash: session.config_hash.clone() };
         let resolved = format!("{agent}/{}", session.mode);
         let (host, model, id) = (&self.host_id, &session.model, &prompt.message_id);
-        Ok(self.store.before_prompt(lease.token(), agent, "opencode", host, &row, &resolved, model, id).await?)
+        persist(lease, || self.store.before_prompt(lease.token(), agent, "opencode", host, &row, &resolved, model, id))
+            .await
     }
 
     /// A conversation whose server is lost goes on; one that loses its server again and again does not.
-    async fn note_lost_server(&self, claimed: &Claimed, agent: &str) -> Result<(), Interrupted> {
-        let losses = self.store.server_losses(claimed.task_id).await? + 1;
-        if !is_resumable(losses) {
-            tracing::warn!(losses, "the agent's server was lost again; the next attempt begins a new conversation");
-            self.store.mark_agent_session_crashed(claimed.chat_id, agent, &self.host_id).await?;
+    async fn note_lost_server(&self, claimed: &Claimed, agent: &str) {
+        let note = async {
+            let losses = self.store.server_losses(claimed.task_id).await? + 1;
+            if !is_resumable(losses) {
+                tracing::warn!(losses, "the agent's server was lost again; the next attempt begins a new conversation");
+                self.store.mark_agent_session_crashed(claimed.chat_id, agent, &self.host_id).await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = note.await {
+            tracing::warn!(%error, "that the agent's server was lost could not be noted");
         }
-        Ok(())
     }
 }
 
