@@ -13,6 +13,7 @@ const FLOORS: &[&[&str]] = &[
     &["supervise", "tools"],
     &["postgres"],
     &["store", "git", "agent"],
+    &["worktrees"],
     &["turn", "actions"],
     &["loops"],
     &["service"],

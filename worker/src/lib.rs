@@ -5,7 +5,7 @@
 //! root is the map.
 //!
 //! Modules point one way, and a test holds them to it:
-//! `cli → service → loops → {turn, actions} → {agent, git, store} → postgres → {supervise, tools, model, config}`.
+//! `cli → service → loops → {turn, actions} → worktrees → {agent, git, store} → postgres → {supervise, tools, model, config}`.
 
 pub mod actions;
 pub mod agent;
@@ -22,3 +22,4 @@ pub mod store;
 pub mod supervise;
 pub mod tools;
 pub mod turn;
+pub mod worktrees;

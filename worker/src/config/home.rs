@@ -63,6 +63,11 @@ impl Home {
         self.agent_folder(project_id).join("worktrees").join(format!("s{session_id}"))
     }
 
+    /// Reset worktrees of one project that wait for a session. Agents cannot write here.
+    pub fn pool(&self, project_id: i64) -> PathBuf {
+        self.root.join("pool").join(project_id.to_string())
+    }
+
     /// Worktrees moved aside, restorable.
     pub fn trash(&self) -> PathBuf {
         self.root.join("trash")

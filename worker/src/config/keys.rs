@@ -131,6 +131,8 @@ pub(super) const KEYS: &[Key] = &[
     key!("sandbox.mode", sandbox.mode),
     key!("sandbox.read", sandbox.read),
     key!("sandbox.write", sandbox.write),
+    key!("worktrees.pool", worktrees.pool),
+    key!("worktrees.quota", worktrees.quota),
     key!("log.level", log.level),
     key!("log.format", log.format),
     key!("retry.backoff_base", retry.backoff_base),
@@ -164,6 +166,10 @@ pub(super) const KEYS: &[Key] = &[
     key!("timings.tend", timings.tend),
     key!("timings.kill_grace", timings.kill_grace),
     key!("timings.drain", timings.drain),
+    key!("timings.reap", timings.reap),
+    key!("timings.reap_grace", timings.reap_grace),
+    key!("timings.reap_retry", timings.reap_retry),
+    key!("timings.trash_kept", timings.trash_kept),
 ];
 
 /// The key that a person probably meant.

@@ -207,6 +207,9 @@ fn check(settings: &Settings, file: &Path) -> Result<(), ConfigError> {
     if timings.rescue.is_zero() || timings.listen_check.is_zero() || timings.settle_poll.is_zero() {
         return refuse("timings.rescue, timings.listen_check and timings.settle_poll must be more than 0");
     }
+    if timings.reap.is_zero() {
+        return refuse("timings.reap must be more than 0");
+    }
     let (root, private) = (real(settings.home.root()), real(&settings.home.private()));
     for path in settings.sandbox.write.iter().map(|path| real(path)) {
         if root.starts_with(&path) || path.starts_with(&root) {

@@ -19,6 +19,6 @@ pub use load::{ConfigError, Sources, load};
 pub use machine::resident_bytes;
 pub use settings::{
     DatabaseSettings, Environment, LogFormat, LogSettings, OpencodeSettings, PostgresSettings, SandboxMode,
-    SandboxSettings, Settings, WorkerSettings, servers_for, turns_for,
+    SandboxSettings, Settings, WorkerSettings, WorktreeSettings, servers_for, turns_for,
 };
 pub use timings::Timings;

@@ -31,6 +31,8 @@ pub struct Settings {
     pub sandbox: SandboxSettings,
     /// The private Postgres.
     pub postgres: PostgresSettings,
+    /// Worktrees that no session uses.
+    pub worktrees: WorktreeSettings,
     /// Logging.
     pub log: LogSettings,
     /// The environment that the process was started in: where programs are looked for, and what agents are passed of it.
@@ -206,6 +208,15 @@ pub struct PostgresSettings {
     pub binaries: Option<PathBuf>,
 }
 
+/// Worktrees that no session uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WorktreeSettings {
+    /// How many of a project's wait, reset, for a new session.
+    pub pool: i32,
+    /// Bytes that a project's worktrees may take on this host; none: as many as there are.
+    pub quota: Option<i64>,
+}
+
 /// Logging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
@@ -247,6 +258,7 @@ impl Settings {
             },
             sandbox: SandboxSettings::default(),
             postgres: PostgresSettings { binaries: None },
+            worktrees: WorktreeSettings { pool: 2, quota: None },
             log: LogSettings { level: "info".to_owned(), format: LogFormat::Text },
             environment: Environment::default(),
         }

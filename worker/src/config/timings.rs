@@ -57,6 +57,14 @@ pub struct Timings {
     pub kill_grace: Duration,
     /// How long turns may go on after a worker was told to stop.
     pub drain: Duration,
+    /// Between looks for worktrees that nobody needs.
+    pub reap: Duration,
+    /// From a session's being closed or deleted to its worktree's going.
+    pub reap_grace: Duration,
+    /// Before what could not be reaped is tried again.
+    pub reap_retry: Duration,
+    /// How long the trash is kept.
+    pub trash_kept: Duration,
 }
 
 impl Default for Timings {
@@ -88,6 +96,10 @@ impl Default for Timings {
             tend: Duration::from_secs(30),
             kill_grace: Duration::from_secs(2),
             drain: Duration::from_secs(30),
+            reap: Duration::from_secs(60),
+            reap_grace: Duration::from_secs(3600),
+            reap_retry: Duration::from_secs(600),
+            trash_kept: Duration::from_secs(7 * 86_400),
         }
     }
 }

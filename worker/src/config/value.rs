@@ -88,6 +88,33 @@ impl Setting for Option<usize> {
     }
 }
 
+/// A size in bytes, or `"none"`.
+impl Setting for Option<i64> {
+    const EXPECTED: &'static str = "\"none\" or a size such as \"500MB\", \"20GB\"";
+
+    fn from_toml(value: &Value) -> Result<Self, String> {
+        Self::from_text(value.as_str().unwrap_or_default())
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(None);
+        }
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = (text[..digits].parse::<i64>().ok(), text[digits..].trim());
+        let unit = SIZES.iter().find(|(name, _)| *name == unit).map(|(_, bytes)| *bytes);
+        number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit)).map(Some).ok_or_else(expected::<Self>)
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        let Some(bytes) = *self else { return Some(Value::String("none".to_owned())) };
+        let (unit, size) = SIZES.iter().rev().find(|(_, size)| bytes % size == 0).copied().unwrap_or(("B", 1));
+        Some(Value::String(format!("{}{unit}", bytes / size)))
+    }
+}
+
+const SIZES: [(&str, i64); 4] = [("B", 1), ("MB", 1_000_000), ("GB", 1_000_000_000), ("TB", 1_000_000_000_000)];
+
 impl Setting for Duration {
     const EXPECTED: &'static str = "a time such as \"500ms\", \"20s\", \"10m\", \"1h 30m\"";
 

@@ -43,6 +43,18 @@ impl Git {
         task_id: i64,
         message: &str,
     ) -> Result<Checkpoint, GitError> {
+        let reference = format!("refs/millhand/sessions/{}/{task_id}", worktree.session_id);
+        self.checkpoint_to(mirror, worktree, reference, message).await
+    }
+
+    /// The same on any ref.
+    pub(super) async fn checkpoint_to(
+        &self,
+        mirror: &Mirror,
+        worktree: &Worktree,
+        reference: String,
+        message: &str,
+    ) -> Result<Checkpoint, GitError> {
         let place = Place::of(self, mirror, worktree.session_id);
         let lock = self.lock_session(worktree.session_id).await?;
         let work = Work {
@@ -50,7 +62,7 @@ impl Git {
             mirror: mirror.path.clone(),
             place,
             base: worktree.base_commit.clone(),
-            reference: format!("refs/millhand/sessions/{}/{task_id}", worktree.session_id),
+            reference,
             message: message.to_owned(),
         };
         let runtime = tokio::runtime::Handle::current();

@@ -22,13 +22,7 @@ pub(super) struct Lock {
 impl Lock {
     /// Waits for the lock. Blocks: call it where blocking is fine.
     pub(super) fn acquire(path: &Path, what: &str) -> Result<Self, GitError> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)
-            .on("open the lock", path)?;
+        let file = open(path)?;
         let start = Instant::now();
         let mut pause = Duration::from_millis(1);
         loop {
@@ -46,8 +40,23 @@ impl Lock {
         }
     }
 
+    /// Takes the lock if it is free.
+    pub(super) fn try_acquire(path: &Path) -> Result<Option<Self>, GitError> {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(source).on("lock", path),
+        }
+    }
+
     /// A second handle to the same lock, for a child process.
     pub(super) fn share(&self) -> Result<File, GitError> {
         self.file.try_clone().on("share the lock", "private")
     }
+}
+
+fn open(path: &Path) -> Result<File, GitError> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).read(true).write(true).open(path).on("open the lock", path)
 }

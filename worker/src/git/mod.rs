@@ -10,8 +10,8 @@
 //! - see the user's git configuration, except to reach a remote;
 //! - import `store` or `agent`.
 //!
-//! Map: [`source`] says what a path or URL is · [`mirror`] keeps our clone · [`worktree`] makes, resets and removes a session's
-//! folder, [`agent_repository`] its `.git` · [`checkpoint`] turns the folder into a commit, by [`walk`], [`rules`] (ignore and
+//! Map: [`source`] says what a path or URL is · [`mirror`] keeps our clone · [`worktree`] makes a session's folder,
+//! [`agent_repository`] its `.git`, [`trash`] moves it aside and back, [`pool`] resets it for another session · [`checkpoint`] turns the folder into a commit, by [`walk`], [`rules`] (ignore and
 //! attributes) and [`normalise`] (line ends, LFS) · [`diff`] measures it, [`patch`] writes what `git apply` reads ·
 //! [`command`] starts every git process · [`folder`] goes through folders without following links.
 
@@ -19,6 +19,7 @@ mod agent_repository;
 mod checkpoint;
 mod command;
 mod diff;
+mod disk;
 mod error;
 mod flags;
 mod floor;
@@ -27,12 +28,14 @@ mod lock;
 mod mirror;
 mod normalise;
 mod patch;
+mod pool;
 mod rules;
 mod source;
 mod stat_cache;
 mod store_object;
 mod sweep;
 mod tip;
+mod trash;
 mod walk;
 mod worktree;
 
@@ -46,10 +49,12 @@ use std::{
 
 pub use checkpoint::Checkpoint;
 pub use command::Progress;
+pub use disk::DiskUse;
 pub use error::GitError;
 pub use mirror::{Base, Head, Mirror};
 pub use source::{Source, SourceKind};
 pub use tip::Tip;
+pub use trash::{Gate, GateOf, Whereabouts};
 pub use worktree::Worktree;
 
 use crate::config::Home;

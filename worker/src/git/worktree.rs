@@ -1,4 +1,4 @@
-//! A session's worktree: made, taken up again, reset for another session, removed.
+//! A session's worktree: made, taken up again, removed. `trash` moves it aside and back, `pool` resets it for another session.
 //!
 //! To git it is a linked worktree of the mirror: HEAD and index lie in the mirror's `worktrees/s<id>`, where only we write, and it is
 //! locked against prune. In the folder, `.git` is not the usual pointer but the agent's own repository.
@@ -20,8 +20,7 @@ use super::{
     folder,
     lock::Lock,
     mirror,
-    stat_cache::StatCache,
-    sweep, write_whole,
+    write_whole,
 };
 
 /// A session's worktree, ready for a turn.
@@ -37,7 +36,7 @@ pub struct Worktree {
     pub base_commit: String,
 }
 
-const MARKER: &str = "millhand-ready";
+pub(super) const MARKER: &str = "millhand-ready";
 
 impl Git {
     /// Makes the session's worktree, or takes it up as it is. The base of a session that has one stays.
@@ -65,39 +64,6 @@ impl Git {
         .await
     }
 
-    /// Gives a worktree that nobody uses any more to another session: files reset to `base`, nothing of the old session left.
-    ///
-    /// The caller has ended every process in it and has its checkpoint. Much quicker than a new one: only files that differ are written.
-    pub async fn reset_worktree(
-        &self,
-        mirror: &Mirror,
-        old: &Worktree,
-        session_id: i64,
-        base: &Base,
-    ) -> Result<Worktree, GitError> {
-        let (from, to) = (Place::of(self, mirror, old.session_id), Place::of(self, mirror, session_id));
-        // In order of id, so that two resets never wait for each other.
-        let first = self.lock_session(old.session_id.min(session_id)).await?;
-        let second = match old.session_id == session_id {
-            true => None,
-            false => Some(self.lock_session(old.session_id.max(session_id)).await?),
-        };
-        let swept = {
-            let (from, to) = (from.clone(), to.clone());
-            blocking(move || from.hand_over(&to)).await
-        };
-        swept?;
-        self.check_out(&to, &base.commit, second.as_ref().unwrap_or(&first)).await?;
-        let (base, building) = (base.clone(), self.building());
-        blocking(move || {
-            to.keep_base(&base)?;
-            to.write_agent_repository(&base, &building)?;
-            to.write_marker(&base)?;
-            Ok(to.worktree(&base))
-        })
-        .await
-    }
-
     /// Moves the session's folder to the trash and forgets its index; checkpoints and base stay. The place in the trash, if there
     /// was a folder.
     pub async fn remove_worktree(&self, mirror: &Mirror, session_id: i64) -> Result<Option<PathBuf>, GitError> {
@@ -107,7 +73,7 @@ impl Git {
     }
 
     /// Writes the files of a commit into the folder, and the index that belongs to them. Filters do not run: none is configured.
-    async fn check_out(&self, place: &Place, commit: &str, lock: &Lock) -> Result<(), GitError> {
+    pub(super) async fn check_out(&self, place: &Place, commit: &str, lock: &Lock) -> Result<(), GitError> {
         self.plain("check out the worktree")
             .git_dir(&place.meta)
             .work_tree(&place.path)
@@ -125,7 +91,10 @@ pub(super) struct Place {
     home: PathBuf,
     trash: PathBuf,
     mirror: PathBuf,
-    session_id: i64,
+    /// The session; 0 for a pooled worktree, which has none.
+    pub(super) session_id: i64,
+    /// Name of the folder, and of what the mirror knows of it.
+    name: String,
     /// The folder that agents work in.
     pub(super) path: PathBuf,
     /// HEAD and index, in the mirror.
@@ -144,13 +113,25 @@ enum Prepared {
 
 impl Place {
     pub(super) fn of(git: &Git, mirror: &Mirror, session_id: i64) -> Self {
+        let path = git.home().worktree(mirror.project_id, session_id);
+        Self::at(git, &mirror.path, path, session_id, format!("s{session_id}"))
+    }
+
+    /// A worktree that waits for a session, where no agent can reach it.
+    pub(super) fn pooled(git: &Git, mirror: &Mirror, slot: &str) -> Self {
+        let path = git.home().pool(mirror.project_id).join(slot);
+        Self::at(git, &mirror.path, path, 0, slot.to_owned())
+    }
+
+    fn at(git: &Git, mirror: &Path, path: PathBuf, session_id: i64, name: String) -> Self {
         Self {
             home: git.home().root().to_owned(),
             trash: git.home().trash(),
-            mirror: mirror.path.clone(),
+            mirror: mirror.to_owned(),
             session_id,
-            path: git.home().worktree(mirror.project_id, session_id),
-            meta: mirror.path.join("worktrees").join(format!("s{session_id}")),
+            path,
+            meta: mirror.join("worktrees").join(&name),
+            name,
         }
     }
 
@@ -159,19 +140,19 @@ impl Place {
         folder::open_beneath(&self.home, &self.path)
     }
 
-    fn open_parent(&self) -> Result<std::os::fd::OwnedFd, GitError> {
+    pub(super) fn open_parent(&self) -> Result<std::os::fd::OwnedFd, GitError> {
         folder::open_beneath(&self.home, self.path.parent().unwrap_or(&self.home))
     }
 
-    fn name(&self) -> Vec<u8> {
-        format!("s{}", self.session_id).into_bytes()
+    pub(super) fn name(&self) -> &[u8] {
+        self.name.as_bytes()
     }
 
     fn branch(&self) -> String {
-        format!("millhand/s{}", self.session_id)
+        format!("millhand/{}", self.name)
     }
 
-    fn worktree(&self, base: &Base) -> Worktree {
+    pub(super) fn worktree(&self, base: &Base) -> Worktree {
         Worktree {
             session_id: self.session_id,
             path: self.path.clone(),
@@ -209,8 +190,8 @@ impl Place {
     }
 
     /// An empty folder, and what the mirror knows of it, by one rename.
-    fn start_over(&self, parent: &impl AsFd) -> Result<(), GitError> {
-        folder::remove(parent, &self.name()).on("remove the unfinished", &self.path)?;
+    pub(super) fn start_over(&self, parent: &impl AsFd) -> Result<(), GitError> {
+        folder::remove(parent, self.name()).on("remove the unfinished", &self.path)?;
         if self.meta.exists() {
             fs::remove_dir_all(&self.meta).on("remove the unfinished", &self.meta)?;
         }
@@ -225,7 +206,7 @@ impl Place {
     }
 
     /// The files by which git knows a linked worktree.
-    fn describe(&self, meta: &Path) -> Result<(), GitError> {
+    pub(super) fn describe(&self, meta: &Path) -> Result<(), GitError> {
         let mut pointer = self.path.join(".git").into_os_string().into_encoded_bytes();
         pointer.push(b'\n');
         for (name, bytes) in [
@@ -240,7 +221,7 @@ impl Place {
     }
 
     /// Keeps the base commit from being pruned.
-    fn keep_base(&self, base: &Base) -> Result<(), GitError> {
+    pub(super) fn keep_base(&self, base: &Base) -> Result<(), GitError> {
         let repository = mirror::open(&self.mirror)?;
         let id = git2::Oid::from_str(&base.commit).doing("read the base commit")?;
         let name = format!("refs/millhand/base/{}", self.session_id);
@@ -249,7 +230,7 @@ impl Place {
         Ok(())
     }
 
-    fn last_checkpoint(&self) -> Result<Option<String>, GitError> {
+    pub(super) fn last_checkpoint(&self) -> Result<Option<String>, GitError> {
         let repository = mirror::open(&self.mirror)?;
         let prefix = format!("refs/millhand/sessions/{}/", self.session_id);
         let mut last: Option<(i64, String)> = None;
@@ -271,7 +252,7 @@ impl Place {
     }
 
     /// Builds the agent's `.git` elsewhere and moves it in; whatever had its name is removed, not followed.
-    fn write_agent_repository(&self, base: &Base, building: &Path) -> Result<(), GitError> {
+    pub(super) fn write_agent_repository(&self, base: &Base, building: &Path) -> Result<(), GitError> {
         let repository = mirror::open(&self.mirror)?;
         let temporary =
             tempfile::Builder::new().prefix("repository-").tempdir_in(building).on("create in", building)?;
@@ -290,38 +271,16 @@ impl Place {
         rustix::fs::renameat(rustix::fs::CWD, &built, &folder, ".git").on("put the .git into", &self.path)
     }
 
-    fn write_marker(&self, base: &Base) -> Result<(), GitError> {
+    pub(super) fn write_marker(&self, base: &Base) -> Result<(), GitError> {
         let text = format!("{}\n{}\n", base.commit, base.branch.as_deref().unwrap_or(""));
         write_whole(&self.meta.join(MARKER), text.as_bytes())
     }
 
-    fn read_marker(&self) -> Option<Base> {
+    pub(super) fn read_marker(&self) -> Option<Base> {
         let text = fs::read_to_string(self.meta.join(MARKER)).ok()?;
         let mut lines = text.lines();
         let commit = lines.next().filter(|commit| commit.len() == 40)?.to_owned();
         Some(Base { commit, branch: lines.next().filter(|branch| !branch.is_empty()).map(str::to_owned) })
-    }
-
-    /// Empties the folder of all but tracked files, and renames folder and index for the next session.
-    fn hand_over(&self, to: &Self) -> Result<(), GitError> {
-        self.read_marker()
-            .ok_or_else(|| GitError::NoWorktree { session_id: self.session_id, path: self.path.clone() })?;
-        let _ = fs::remove_file(self.meta.join(MARKER));
-        self.remove_stale_lock()?;
-        let folder = self.open()?;
-        folder::remove(&folder, b".git").on("remove the .git in", &self.path)?;
-        sweep::sweep(&folder, &StatCache::read(&self.meta.join("index"))?).on("empty", &self.path)?;
-        if self.session_id != to.session_id {
-            let parent = to.open_parent()?;
-            folder::remove(&parent, &to.name()).on("remove", &to.path)?;
-            if to.meta.exists() {
-                fs::remove_dir_all(&to.meta).on("remove", &to.meta)?;
-            }
-            fs::rename(&self.meta, &to.meta).on("rename", &to.meta)?;
-            rustix::fs::renameat(&parent, self.name(), &parent, to.name()).on("rename", &to.path)?;
-            to.describe(&to.meta)?;
-        }
-        Ok(())
     }
 
     fn discard(&self) -> Result<Option<PathBuf>, GitError> {
@@ -332,12 +291,12 @@ impl Place {
         Ok(trashed)
     }
 
-    fn move_to_trash(&self) -> Result<Option<PathBuf>, GitError> {
+    pub(super) fn move_to_trash(&self) -> Result<Option<PathBuf>, GitError> {
         if self.path.symlink_metadata().is_err() {
             return Ok(None);
         }
         fs::create_dir_all(&self.trash).on("create", &self.trash)?;
-        let prefix = format!("s{}-", self.session_id);
+        let prefix = format!("{}-", self.name);
         let slot = tempfile::Builder::new().prefix(&prefix).tempdir_in(&self.trash).on("create in", &self.trash)?;
         let target = slot.path().join("worktree");
         let parent = self.open_parent()?;

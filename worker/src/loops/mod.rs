@@ -1,12 +1,13 @@
 //! Background loops. Each takes no input, is idempotent, and runs on a timer and on a nudge: an event, a restart and a lost
 //! event are one path.
 //!
-//! A loop decides nothing about a turn; it claims, keeps alive, rescues. Database trouble is logged once when it
+//! A loop decides nothing about a turn; it claims, keeps alive, rescues, reaps. Database trouble is logged once when it
 //! begins and once when it ends.
 
 pub mod claimer;
 pub mod heartbeat;
 pub mod prober;
+pub mod reaper;
 pub mod rescuer;
 pub mod tender;
 

@@ -13,3 +13,4 @@ pub mod retry;
 pub mod server;
 pub mod stall;
 pub mod usage;
+pub mod worktree;

@@ -19,6 +19,7 @@ use crate::{
     supervise::{HostLock, Supervisor, end_family, sandbox_is_supported},
     tools::{Search, find_opencode},
     turn::{Turns, lease::Leases},
+    worktrees::Worktrees,
 };
 
 /// Worktrees that one agent server keeps loaded.
@@ -58,9 +59,18 @@ impl Host {
         let git = Git::new(None, settings.environment.0.clone().into_iter().collect(), home.clone()).await?;
         let backend = Arc::new(backend_with(settings, supervisor, home.private().join("opencode")).await?);
         tracing::info!(version = git.version(), "found git");
+        let worktrees = Worktrees {
+            store: store.clone(),
+            git: git.clone(),
+            home: home.clone(),
+            host_id: host_id.clone(),
+            settings: settings.worktrees,
+            timings: settings.timings,
+        };
         let turns = Turns {
             store: store.clone(),
             git,
+            worktrees: worktrees.clone(),
             backend: backend.clone(),
             home: home.clone(),
             host_id: host_id.clone(),
@@ -80,7 +90,8 @@ impl Host {
         };
         let leases = Leases::new(settings.timings.lease);
         let as_backend: Arc<dyn Backend> = backend.clone();
-        let worker = Worker::start(worker_settings, store, Arc::new(turns), leases, Some(as_backend)).await?;
+        let mut worker = Worker::start(worker_settings, store, Arc::new(turns), leases, Some(as_backend)).await?;
+        worker.start_reaper(worktrees);
         Ok(Self { worker, backend, drain: settings.timings.drain, _lock: lock })
     }
 

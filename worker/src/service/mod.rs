@@ -15,7 +15,9 @@ use uuid::Uuid;
 use crate::{
     agent::Backend,
     config::Timings,
-    loops::{claimer::Claimer, heartbeat::Heartbeat, prober::Prober, rescuer::Rescuer, tender::Tender},
+    loops::{
+        claimer::Claimer, heartbeat::Heartbeat, prober::Prober, reaper::Reaper, rescuer::Rescuer, tender::Tender,
+    },
     store::{
         Store, StoreError,
         listen::{Wakes, listen},
@@ -25,6 +27,7 @@ use crate::{
         Runner,
         lease::{Leases, StopReason},
     },
+    worktrees::Worktrees,
 };
 
 pub use host::{Host, opencode_backend};
@@ -63,6 +66,7 @@ pub struct Worker {
     leases: Leases,
     turns: TaskTracker,
     backend: Option<Arc<dyn Backend>>,
+    wakes: Wakes,
     stop_claiming: CancellationToken,
     stop_loops: CancellationToken,
     loops: Vec<JoinHandle<()>>,
@@ -146,7 +150,7 @@ impl Worker {
             host_id: settings.host_id,
             agents: settings.agents,
             slots: Arc::new(Semaphore::new(settings.concurrency.max(1))),
-            wake: wakes.tasks,
+            wake: wakes.tasks.clone(),
             leases: leases.clone(),
             runner,
             backend: backend.clone(),
@@ -157,7 +161,14 @@ impl Worker {
         };
         loops.push(tokio::spawn(claimer.run(stop_claiming.clone())));
         tracing::info!(worker = %id, turns = settings.concurrency, "worker started");
-        Ok(Self { id, store, leases, turns, backend, stop_claiming, stop_loops, loops })
+        Ok(Self { id, store, leases, turns, backend, wakes, stop_claiming, stop_loops, loops })
+    }
+
+    /// Starts the loop that lets go of worktrees which nobody needs. It ends before the agents' servers do.
+    fn start_reaper(&mut self, worktrees: Worktrees) {
+        let Some(backend) = self.backend.clone() else { return };
+        let reaper = Reaper { worktrees, backend, wake: self.wakes.worktrees.clone() };
+        self.loops.push(tokio::spawn(reaper.run(self.stop_claiming.clone())));
     }
 
     /// Its id, new at each start.

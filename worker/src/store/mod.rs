@@ -18,6 +18,7 @@ mod reach;
 pub mod reads;
 pub mod reads_turns;
 pub mod turns;
+pub mod worktrees;
 
 pub use connect::{Connect, Store};
 

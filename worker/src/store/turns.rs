@@ -69,7 +69,7 @@ fn scrub(value: &mut serde_json::Value) {
 }
 
 impl Store {
-    /// Fixes where a session starts and where its worktree is: its first turn calls it, fenced by the lease.
+    /// Fixes where a session starts and where its worktree is, which is in use from here on; fenced by the lease.
     ///
     /// Returns false if the lease is not held any more. Its commit does not wait for the disk; that of [`Store::before_prompt`] does, for both.
     pub async fn settle_session(

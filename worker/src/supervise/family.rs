@@ -26,6 +26,13 @@ pub(super) struct Member {
     started: u64,
 }
 
+impl Member {
+    /// Whether this is the process of that id.
+    pub(super) fn is(&self, pid: u32) -> bool {
+        u32::try_from(self.pid) == Ok(pid)
+    }
+}
+
 /// What of `/proc/<pid>/stat` matters here.
 struct Stat {
     parent: i32,
@@ -50,7 +57,7 @@ pub async fn end_family(scope: &str, grace: Duration) -> usize {
     ending.seen()
 }
 
-fn in_scope(marker: &str, scope: &str) -> bool {
+pub(super) fn in_scope(marker: &str, scope: &str) -> bool {
     marker.strip_prefix(scope).is_some_and(|rest| rest.starts_with('.'))
 }
 
@@ -96,10 +103,19 @@ fn stat(pid: i32) -> Option<Stat> {
 
 /// The marker in a process's environment, as far as we may read it.
 fn marker(pid: i32) -> Option<String> {
+    variable(pid, FAMILY_VARIABLE)
+}
+
+/// Whether a process was started with this variable.
+pub(super) fn has_variable(pid: u32, name: &str) -> bool {
+    i32::try_from(pid).is_ok_and(|pid| variable(pid, name).is_some())
+}
+
+fn variable(pid: i32, name: &str) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let value = environment
         .split(|byte| *byte == 0)
-        .find_map(|entry| entry.strip_prefix(FAMILY_VARIABLE.as_bytes())?.strip_prefix(b"="))?;
+        .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
     String::from_utf8(value.to_vec()).ok()
 }
 

@@ -14,6 +14,7 @@ use crate::{
     git::{Base, Git, GitError, Mirror, Worktree},
     model::{event::AgentEvent, lane::split_agent, outcome::Ending, retry::RetryPolicy},
     store::{Store, StoreError, queue::Claimed, turns::Owner},
+    worktrees::{TakeError, Taking, Worktrees},
 };
 
 mod changes;
@@ -40,6 +41,8 @@ pub struct Turns {
     pub store: Store,
     /// Mirrors and worktrees.
     pub git: Git,
+    /// Gives each session its worktree.
+    pub worktrees: Worktrees,
     /// Who does the turns.
     pub backend: Arc<dyn Backend>,
     /// Folders.
@@ -74,6 +77,16 @@ impl From<GitError> for Interrupted {
     fn from(error: GitError) -> Self {
         let ending = if error.is_refusal() { Ending::RepositoryRefused } else { Ending::WorkerTrouble };
         Self::Ended(ending, error.to_string())
+    }
+}
+
+impl From<TakeError> for Interrupted {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::Fenced => Self::Fenced,
+            TakeError::Store(error) => error.into(),
+            TakeError::Git(error) => error.into(),
+        }
     }
 }
 
@@ -160,13 +173,16 @@ impl Turns {
         transcript: &Transcript,
     ) -> Result<(Mirror, Worktree), Interrupted> {
         let (mirror, base) = self.base(claimed, transcript).await?;
-        let worktree = self.git.create_worktree(&mirror, claimed.session_id, &base).await?;
-        let path = worktree.path.to_string_lossy();
-        let settle = || {
-            let (from, branch) = (base.branch.as_deref(), &worktree.branch);
-            self.store.settle_session(lease.token(), from, &base.commit, &self.host_id, &path, branch)
+        let taking = Taking { token: lease.token(), session_id: claimed.session_id };
+        // All of it can be done again: what is made already is taken up.
+        let take = || async {
+            match self.worktrees.take(taking, &mirror, &base).await {
+                Err(TakeError::Store(error)) => Err(error),
+                taken => Ok(taken),
+            }
         };
-        if persist(lease, settle).await? { Ok((mirror, worktree)) } else { Err(Interrupted::Fenced) }
+        let worktree = persist(lease, take).await??;
+        Ok((mirror, worktree))
     }
 
     /// The mirror, with the commit that the session starts or started from. A session that has one never looks at the source
