@@ -14,3 +14,4 @@ mod supervise;
 mod support;
 mod tools;
 mod turn;
+mod worktrees;

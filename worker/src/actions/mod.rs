@@ -9,6 +9,7 @@ mod follow;
 mod look;
 mod projects;
 mod queue;
+mod sessions;
 mod why;
 
 pub use changes::{Changes, changes, next_patch};
@@ -20,6 +21,7 @@ pub use look::{
 };
 pub use projects::{ProjectRequest, add_project, list_projects, project_named, project_of, remove_project, valid_name};
 pub use queue::{Acted, Chat, TaskRequest, cancel, dismiss, enqueue, retry, send};
+pub use sessions::{close_session, reopen_session};
 pub use why::{Fleet, why};
 
 use crate::store::StoreError;

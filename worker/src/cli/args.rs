@@ -89,6 +89,13 @@ pub(super) enum Command {
     Dismiss(OneTask),
     /// Cancel a task
     Cancel(OneTask),
+    /// Close a session: it takes no more tasks, and its worktree goes
+    Close(super::args_worktree::Close),
+    /// Open a closed session again
+    Reopen(super::args_worktree::Reopen),
+    /// List, restore and reap worktrees
+    #[command(subcommand)]
+    Worktree(super::args_worktree::Worktree),
     /// Register, list and remove repositories
     #[command(subcommand)]
     Project(Project),

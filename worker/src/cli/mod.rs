@@ -5,6 +5,7 @@
 
 mod args;
 mod args_host;
+mod args_worktree;
 mod bench;
 mod database;
 mod demo;
@@ -21,6 +22,7 @@ mod tasks;
 mod text;
 mod uninstall;
 mod worker;
+mod worktree;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
@@ -153,6 +155,9 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Retry(arguments) => tasks::retry(context, arguments).await,
         Command::Dismiss(arguments) => tasks::dismiss(context, arguments.task).await,
         Command::Cancel(arguments) => tasks::cancel(context, arguments.task).await,
+        Command::Close(arguments) => worktree::close(context, arguments.session).await,
+        Command::Reopen(arguments) => worktree::reopen(context, arguments.session).await,
+        Command::Worktree(command) => worktree::worktree(context, command).await,
         Command::Project(command) => project::project(context, command).await,
         Command::Stats(args::Stats::Costs(arguments)) => lists::costs(context, arguments.by.into()).await,
         Command::Migrate(arguments) => database::migrate(context, &arguments).await,

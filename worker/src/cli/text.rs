@@ -91,6 +91,17 @@ pub(super) fn tokens(count: i64) -> String {
     }
 }
 
+/// Bytes, as 980 B, 12.3 MB, 4.5 GB.
+pub(super) fn bytes(count: i64) -> String {
+    let of = |unit: i64, name: &str| format!("{}.{} {name}", count / unit, count % unit * 10 / unit);
+    match count {
+        ..1000 => format!("{count} B"),
+        1000..1_000_000 => of(1000, "kB"),
+        1_000_000..1_000_000_000 => of(1_000_000, "MB"),
+        _ => of(1_000_000_000, "GB"),
+    }
+}
+
 /// How long ago, in one unit.
 pub(super) fn ago(time: DateTime<Utc>, now: DateTime<Utc>) -> String {
     match span((now - time).num_seconds()) {
@@ -178,6 +189,7 @@ mod tests {
             ["$0", "<$0.0001", "$0.0123", "$12.35"]
         );
         assert_eq!([tokens(0), tokens(9999), tokens(12_345), tokens(4_560_000)], ["0", "9999", "12.3k", "4.5M"]);
+        assert_eq!([bytes(980), bytes(12_345_678), bytes(4_560_000_000)], ["980 B", "12.3 MB", "4.5 GB"]);
         assert_eq!([span(-5), span(119), span(120), span(7200), span(172_800)], ["0s", "119s", "2m", "2h", "2d"]);
     }
 }

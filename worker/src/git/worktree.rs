@@ -19,8 +19,7 @@ use super::{
     error::{Context, PathContext},
     folder,
     lock::Lock,
-    mirror,
-    write_whole,
+    mirror, write_whole,
 };
 
 /// A session's worktree, ready for a turn.

@@ -182,10 +182,7 @@ impl Store {
         let client = self.client().await?;
         let statement = client.prepare_cached(include_str!("sql/worktrees_due.sql")).await?;
         let rows = client
-            .query(
-                &statement,
-                &[&host_id, &seconds(grace), &seconds(trash_kept), &seconds(between_tries), &at_most],
-            )
+            .query(&statement, &[&host_id, &seconds(grace), &seconds(trash_kept), &seconds(between_tries), &at_most])
             .await?;
         if rows.is_empty() {
             return Ok(Vec::new());

@@ -60,11 +60,7 @@ pub(super) fn is_spoilt(slot: &str) -> bool {
 
 impl Worktrees {
     /// Does all that is due, a bounded number at a time, until nothing is due any more or `stop`.
-    pub async fn round(
-        &self,
-        backend: Option<&dyn Backend>,
-        stop: &CancellationToken,
-    ) -> Result<Round, WorktreeError> {
+    pub async fn round(&self, backend: Option<&dyn Backend>, stop: &CancellationToken) -> Result<Round, WorktreeError> {
         let mut round = Round::default();
         loop {
             let due = self
@@ -238,7 +234,8 @@ impl Worktrees {
                 tracing::warn!(worktree = row.id, processes = emptied.ended, "ended processes that were left in it");
             }
             if let Some(stranger) = emptied.left.iter().find(|occupant| !occupant.is_ours) {
-                let message = format!("{} (process {}) is in it, which is not ours to end", stranger.name, stranger.pid);
+                let message =
+                    format!("{} (process {}) is in it, which is not ours to end", stranger.name, stranger.pid);
                 return Err(WorktreeError::Problem(message));
             }
             if to_pool && !emptied.left.is_empty() {

@@ -58,10 +58,8 @@ impl Worktrees {
             self.again(&begun, mirror, session_id, base).await?
         };
         let base_branch = base.branch.as_deref();
-        let settled = self
-            .store
-            .settle_session(token, base_branch, &base.commit, &self.host_id, &path, &worktree.branch)
-            .await?;
+        let settled =
+            self.store.settle_session(token, base_branch, &base.commit, &self.host_id, &path, &worktree.branch).await?;
         if settled { Ok(worktree) } else { Err(TakeError::Fenced) }
     }
 
