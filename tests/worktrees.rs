@@ -3,6 +3,10 @@
 mod crash;
 mod ends;
 mod fence;
+mod many;
+mod pool;
+mod processes;
+mod quota;
 
 use std::{
     fs,

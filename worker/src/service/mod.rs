@@ -15,9 +15,7 @@ use uuid::Uuid;
 use crate::{
     agent::Backend,
     config::Timings,
-    loops::{
-        claimer::Claimer, heartbeat::Heartbeat, prober::Prober, reaper::Reaper, rescuer::Rescuer, tender::Tender,
-    },
+    loops::{claimer::Claimer, heartbeat::Heartbeat, prober::Prober, reaper::Reaper, rescuer::Rescuer, tender::Tender},
     store::{
         Store, StoreError,
         listen::{Wakes, listen},

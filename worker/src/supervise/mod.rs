@@ -28,9 +28,9 @@ pub use child::{Child, SpawnError, Supervisor, WaitError};
 pub use environment::{allowed_environment, is_allowed};
 pub use family::{FAMILY_VARIABLE, end_family, find_family};
 pub use host_lock::{HostLock, HostLockError};
+pub use inside::{Emptied, Occupant, end_inside};
 pub use sandbox::{Places, Sandbox, is_supported as sandbox_is_supported, readable_places};
 pub use secrecy::hide_this_process;
-pub use inside::{Emptied, Occupant, end_inside};
 
 /// From asking a process to end to killing it, unless told otherwise.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
