@@ -3,10 +3,6 @@
 mod crash;
 mod ends;
 mod fence;
-mod many;
-mod pool;
-mod processes;
-mod quota;
 
 use std::{
     fs,

@@ -128,7 +128,7 @@ async fn reapers_and_turns_at_once_lose_nothing() {
             rig.turn(|path| fs::write(path.join(&name), "x").expect("write")).await;
         };
         tokio::join!(reap, turn);
-        assert_eq!(rig.restore(session).await.len() > 0, true);
+        rig.restore(session).await;
         assert_worked(&worktree.path, true);
         for past in 0..=round {
             assert!(worktree.path.join(format!("round-{past}")).exists(), "round {past} is lost in {round}");
