@@ -1,5 +1,7 @@
 //! The worker as people handle it, with a private Postgres and the real agent: up, status, run, down, uninstall; and the demo.
 
+use std::process::Stdio;
+
 use anyhow::{Context as _, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -73,6 +75,32 @@ async fn a_worker_waits_for_a_database_that_comes_later() -> Result<()> {
     let pid = worker.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).context("its process id")?;
     kill_process(pid, Signal::TERM)?;
     assert_eq!(tokio::time::timeout(WITHIN, worker.wait()).await??.code(), Some(0), "{}", said());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_service_manager_is_told_of_the_start_of_life_and_of_the_end() -> Result<()> {
+    let cli = Cli::new().await?;
+    let socket = cli.folder().join("notify");
+    let listener = tokio::net::UnixDatagram::bind(&socket)?;
+    let next = async || {
+        let mut told = [0; 512];
+        let count = tokio::time::timeout(WITHIN, listener.recv(&mut told)).await??;
+        anyhow::Ok(String::from_utf8_lossy(&told[..count]).into_owned())
+    };
+    let mut command = cli.command(&["worker"]);
+    command
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "300000")
+        .env("MILLHAND_AGENT_OPENCODE_BINARY", find_opencode()?.path)
+        .stderr(Stdio::null());
+    let mut worker = command.spawn()?;
+    while !next().await?.starts_with("READY=1\n") {}
+    assert_eq!(next().await?, "WATCHDOG=1");
+    let pid = worker.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)).context("its process id")?;
+    kill_process(pid, Signal::TERM)?;
+    while !next().await?.starts_with("STOPPING=1\n") {}
+    assert_eq!(tokio::time::timeout(WITHIN, worker.wait()).await??.code(), Some(0));
     Ok(())
 }
 

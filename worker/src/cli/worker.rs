@@ -29,7 +29,7 @@ use crate::{
     config::{LogFormat, private_folder},
     service::Host,
     store::{Store, StoreError, migrate::SchemaState},
-    supervise::HostLock,
+    supervise::{HostLock, ServiceManager},
 };
 
 /// How long a worker in the background may take until it is heard of.
@@ -56,8 +56,19 @@ pub(super) async fn worker(context: &Context, arguments: &Worker) -> Outcome {
     run_worker(context, None).await
 }
 
-/// Runs a worker until it is told to stop; on this database, or on the configured one as soon as that can be reached.
+/// Runs a worker until it is told to stop; on this database, or on the configured one as soon as that can be reached. A service manager is
+/// kept informed.
 async fn run_worker(context: &Context, store: Option<Store>) -> Outcome {
+    let environment = &context.settings.environment;
+    let [socket, micros, pid] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"].map(|name| environment.get(name));
+    let manager = ServiceManager::new(socket, micros, pid);
+    tokio::select! {
+        ended = run_until_told(context, store, &manager) => ended,
+        never = manager.keep_alive() => match never {},
+    }
+}
+
+async fn run_until_told(context: &Context, store: Option<Store>, manager: &ServiceManager) -> Outcome {
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate()).map_err(broken_signal)?,
         signal(SignalKind::interrupt()).map_err(broken_signal)?,
@@ -73,18 +84,21 @@ async fn run_worker(context: &Context, store: Option<Store>) -> Outcome {
         _ = terminate.recv() => return Ok(Exit::Done),
         _ = interrupt.recv() => return Ok(Exit::Done),
     };
+    let at_once = context.settings.worker.turns_at_once();
+    manager.ready(&format!("{at_once} turns at once"));
     context.screen.note(&format!(
         "{} {}",
         "millhand worker runs".style(bold()),
-        format!("({} turns at once; Ctrl-C stops it)", context.settings.worker.turns_at_once()).style(dim())
+        format!("({at_once} turns at once; Ctrl-C stops it)").style(dim())
     ));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     let running = host.worker().running();
+    let turns = count(i64::try_from(running).unwrap_or(i64::MAX), "turn");
+    manager.stopping(&format!("waiting for {turns}"));
     if running > 0 {
-        let turns = count(i64::try_from(running).unwrap_or(i64::MAX), "turn");
         let drain = span(i64::try_from(context.settings.timings.drain.as_secs()).unwrap_or(i64::MAX));
         context.screen.note(&format!("Stopping: {turns} may go on for {drain}; again to hand them back at once"));
     }

@@ -14,6 +14,7 @@ mod family;
 mod host_lock;
 mod inside;
 pub(crate) mod log;
+mod notify;
 mod sandbox;
 mod secrecy;
 pub mod shim;
@@ -29,6 +30,7 @@ pub use environment::{allowed_environment, is_allowed};
 pub use family::{FAMILY_VARIABLE, end_family, find_family};
 pub use host_lock::{HostLock, HostLockError};
 pub use inside::{Emptied, Occupant, end_inside};
+pub use notify::ServiceManager;
 pub use sandbox::{Places, Sandbox, is_supported as sandbox_is_supported, readable_places};
 pub use secrecy::hide_this_process;
 
