@@ -1,7 +1,9 @@
 //! Whole turns: from a row in `tasks` to a change ready for review, through the real opencode.
 
+mod capacity;
 mod endings;
 mod many;
 mod recovery;
+mod resume;
 mod sandbox;
 mod whole;

@@ -62,6 +62,8 @@ pub struct AgentSession {
     pub config_hash: String,
     /// The mode that will run, by the agent's name for it.
     pub mode: String,
+    /// Steps after which the agent stops, if the mode has such a limit.
+    pub step_limit: Option<u32>,
     /// The model that will run, `provider/model`.
     pub model: String,
     /// Variant of the model.

@@ -33,8 +33,11 @@ pub enum Ending {
     AskRejected,
     /// A question was rejected, and the turn stopped on it.
     QuestionRejected,
-    /// The agent stopped at its own limit of steps (finish "tool-calls", nothing rejected).
-    StepLimit,
+    /// The agent stopped at its own limit of steps.
+    StepLimit {
+        /// It said how far it had come, instead of being cut off between two steps.
+        answered: bool,
+    },
     /// The agent has no such mode.
     AgentInvalid,
     /// No such model.
@@ -98,7 +101,7 @@ impl Ending {
             Self::ToolLoop => "tool_loop",
             Self::AskRejected => "ask_rejected",
             Self::QuestionRejected => "question_rejected",
-            Self::StepLimit => "step_limit",
+            Self::StepLimit { .. } => "step_limit",
             Self::AgentInvalid => "agent_invalid",
             Self::ModelInvalid => "model_invalid",
             Self::Misconfigured => "misconfigured",
@@ -132,7 +135,7 @@ impl Ending {
             | Self::ProviderError { .. }
             | Self::UnknownFinishLoop
             | Self::ToolLoop
-            | Self::StepLimit
+            | Self::StepLimit { .. }
             | Self::Stalled
             | Self::TimedOut
             | Self::AgentError => Some(ErrorClass::AgentFailed),

@@ -42,7 +42,7 @@ impl TurnMessage {
 
     /// The prompt to go on with, if the turn ended so that it can, and the budget allows it.
     pub fn next(&self, ending: &Ending, budget: u32) -> Option<Self> {
-        (*ending == Ending::StepLimit && self.resumes < budget)
+        (matches!(ending, Ending::StepLimit { .. }) && self.resumes < budget)
             .then(|| Self { first: self.first.clone(), resumes: self.resumes + 1 })
     }
 }
@@ -61,10 +61,10 @@ mod tests {
     fn only_a_step_limit_is_resumed_and_only_within_the_budget() {
         let first = TurnMessage::first("msg_0a1b".to_owned());
         let cases = [
-            (0, Ending::StepLimit, 1, Some("msg_0a1br1")),
-            (1, Ending::StepLimit, 1, None),
-            (1, Ending::StepLimit, 2, Some("msg_0a1br2")),
-            (0, Ending::StepLimit, 0, None),
+            (0, Ending::StepLimit { answered: true }, 1, Some("msg_0a1br1")),
+            (1, Ending::StepLimit { answered: true }, 1, None),
+            (1, Ending::StepLimit { answered: false }, 2, Some("msg_0a1br2")),
+            (0, Ending::StepLimit { answered: false }, 0, None),
             (0, Ending::AskRejected, 5, None),
             (0, Ending::Completed, 5, None),
             (0, Ending::ServerLost, 5, None),

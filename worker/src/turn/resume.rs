@@ -44,8 +44,15 @@ impl Turns {
             }
             report = together(report, self.follow(session, prompt, lease, transcript).await);
         }
-        if report.ending == Ending::ServerLost {
-            self.note_lost_server(claimed, agent).await;
+        match report.ending {
+            Ending::StepLimit { answered: true } => {
+                // It came to an end of its own, and what it did can be reviewed: a person decides whether that is enough.
+                let message = format!("{}; the task may not be finished", report.error);
+                transcript.say(AgentEvent::Warning { message }).await;
+                report = TurnReport { ending: Ending::Completed, error: String::new(), ..report };
+            }
+            Ending::ServerLost => self.note_lost_server(claimed, agent, transcript).await,
+            _ => {}
         }
         Ok(report)
     }
@@ -66,12 +73,16 @@ impl Turns {
     }
 
     /// A conversation whose server is lost goes on; one that loses its server again and again does not.
-    async fn note_lost_server(&self, claimed: &Claimed, agent: &str) {
+    async fn note_lost_server(&self, claimed: &Claimed, agent: &str, transcript: &Transcript) {
         let note = async {
             let losses = self.store.server_losses(claimed.task_id).await? + 1;
             if !is_resumable(losses) {
-                tracing::warn!(losses, "the agent's server was lost again; the next attempt begins a new conversation");
+                tracing::warn!(losses, "a conversation that loses its server again and again is not resumed");
                 self.store.mark_agent_session_crashed(claimed.chat_id, agent, &self.host_id).await?;
+                let message = format!(
+                    "the agent's server was lost {losses} times in a row; the next attempt starts without the agent's memory"
+                );
+                transcript.say(AgentEvent::Warning { message }).await;
             }
             Ok::<_, StoreError>(())
         };

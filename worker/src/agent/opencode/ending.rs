@@ -62,6 +62,8 @@ impl Broken {
 /// What was heard beside the messages.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Context {
+    /// Steps after which opencode tells the model to stop.
+    pub(super) step_limit: Option<u32>,
     pub(super) ask_rejected: bool,
     pub(super) question_rejected: bool,
     pub(super) error: Option<WireError>,
@@ -81,6 +83,10 @@ pub(super) fn name_ending(messages: &[MessageWithParts], context: &Context) -> (
     let done = |ending| (ending, String::new());
     let failed = |ending, words: &str| (ending, words.to_owned());
     match last.info.finish.as_deref() {
+        Some("stop") if said_or_done(messages) && reached_limit(messages, context.step_limit) => failed(
+            Ending::StepLimit { answered: true },
+            "the agent came to its limit of steps, and was told to stop there",
+        ),
         Some("stop") if said_or_done(messages) => done(Ending::Completed),
         Some("stop") => failed(Ending::Empty, "the model ended its turn without saying or doing anything"),
         Some("length") => failed(Ending::Length, "the model ran into its output limit"),
@@ -94,7 +100,7 @@ pub(super) fn name_ending(messages: &[MessageWithParts], context: &Context) -> (
             "the agent asked for a permission and was refused, so the turn stopped; allow it in opencode's config, or let \
              the project answer asks with yes",
         ),
-        Some("tool-calls") => failed(Ending::StepLimit, "the agent stopped between two steps"),
+        Some("tool-calls") => failed(Ending::StepLimit { answered: false }, "the agent stopped between two steps"),
         Some("unknown") => {
             failed(Ending::ProviderError { status: None }, "the provider's answer ended without a finish reason")
         }
@@ -134,6 +140,12 @@ fn name_refusal(error: &WireError, user_seen: bool) -> (Ending, String) {
 
 fn is_about_model(name: &str, message: &str) -> bool {
     name == "ProviderModelNotFoundError" || message.to_ascii_lowercase().contains("model not found")
+}
+
+/// Whether opencode has told the model, with the last step, that its steps are used up.
+fn reached_limit(messages: &[MessageWithParts], limit: Option<u32>) -> bool {
+    let steps = messages.iter().filter(|message| message.info.is_assistant()).count();
+    limit.and_then(|limit| usize::try_from(limit).ok()).is_some_and(|limit| limit > 0 && steps >= limit)
 }
 
 fn said_or_done(messages: &[MessageWithParts]) -> bool {

@@ -15,6 +15,8 @@ pub(super) struct Facts {
     /// Modes that a person can choose.
     modes: Vec<String>,
     default_mode: Option<String>,
+    /// Limits of steps, by mode.
+    step_limits: BTreeMap<String, u32>,
     /// Provider → model → variants.
     models: BTreeMap<String, BTreeMap<String, Vec<String>>>,
     default_model: Option<String>,
@@ -37,7 +39,9 @@ impl Facts {
             let models = provider.models.into_iter().map(|(id, model)| (id, model.variants.into_keys().collect()));
             (provider.id, models.collect())
         };
+        let step_limits = modes.iter().filter_map(|mode| Some((mode.name.clone(), mode.steps?))).collect();
         Self {
+            step_limits,
             modes: modes.into_iter().filter(chosen).map(|mode| mode.name).collect(),
             default_mode: config.default_agent,
             models: providers.providers.into_iter().map(models).collect(),
@@ -49,6 +53,11 @@ impl Facts {
     pub(super) fn model_names(&self) -> Vec<String> {
         let all = self.models.iter();
         all.flat_map(|(provider, models)| models.keys().map(move |model| format!("{provider}/{model}"))).collect()
+    }
+
+    /// Steps after which a mode stops.
+    pub(super) fn step_limit(&self, mode: &str) -> Option<u32> {
+        self.step_limits.get(mode).copied()
     }
 
     /// The mode that will run.
@@ -169,6 +178,7 @@ mod tests {
         Facts {
             modes: vec!["build".to_owned(), "plan".to_owned()],
             default_mode: None,
+            step_limits: BTreeMap::new(),
             models: BTreeMap::from([
                 ("anthropic".to_owned(), models(&["claude-sonnet-4-5", "claude-opus-4-7"])),
                 ("openrouter".to_owned(), models(&["z-ai/glm-5"])),
@@ -210,7 +220,8 @@ mod tests {
         let error = facts.mode(Some("general")).expect_err("refused");
         assert_eq!(error.ending, Ending::AgentInvalid);
         assert!(error.message.contains("build, plan"));
-        let mode = |name: &str, mode: &str, hidden| Mode { name: name.to_owned(), mode: mode.to_owned(), hidden };
+        let mode =
+            |name: &str, mode: &str, hidden| Mode { name: name.to_owned(), mode: mode.to_owned(), hidden, steps: None };
         let modes = vec![mode("title", "primary", true), mode("general", "subagent", false), mode("x", "all", false)];
         assert_eq!(Facts::new(modes, Providers::default(), Config::default()).mode(None).expect("a mode"), "x");
     }

@@ -307,6 +307,7 @@ impl Backend for OpencodeBackend {
             id,
             resumed: is_resumed,
             config_hash: server.config_hash.clone(),
+            step_limit: facts.step_limit(&mode),
             mode,
             model: resolved.model,
             variant: resolved.variant,

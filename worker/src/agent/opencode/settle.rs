@@ -112,6 +112,8 @@ struct Retrying {
 pub(super) struct Limits {
     pub(super) poll: Duration,
     pub(super) start: Duration,
+    /// Steps after which opencode tells the model to stop.
+    pub(super) steps: Option<u32>,
     /// How long an abort may take.
     pub(super) abort: Duration,
     /// How long the turn may wait for what.
@@ -119,8 +121,9 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    pub(super) fn new(timings: &Timings) -> Self {
+    pub(super) fn new(timings: &Timings, steps: Option<u32>) -> Self {
         Self {
+            steps,
             poll: timings.settle_poll,
             start: timings.turn_start,
             abort: timings.server_request.min(Duration::from_secs(10)),
@@ -162,7 +165,7 @@ impl Watch {
             stream_lost: false,
             broken: None,
             aborts: 0,
-            context: Context::default(),
+            context: Context { step_limit: limits.steps, ..Context::default() },
         }
     }
 

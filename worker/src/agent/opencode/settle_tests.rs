@@ -6,6 +6,7 @@ use crate::agent::opencode::wire::{Message, MessageTime, Part, ToolState, WireEr
 const LIMITS: Limits = Limits {
     poll: Duration::from_secs(5),
     start: Duration::from_secs(60),
+    steps: None,
     abort: Duration::from_secs(10),
     deadlines: Deadlines {
         turn: Duration::from_secs(3600),
@@ -82,7 +83,7 @@ fn every_last_message_has_its_ending() {
         (assistant(Some("content-filter"), None, vec![]), Ending::ContentFilter),
         (assistant(Some("content-filter"), Some(error("ContentFilterError", None, "")), vec![]), Ending::ContentFilter),
         (assistant(Some("unknown"), None, vec![text("x")]), Ending::ProviderError { status: None }),
-        (assistant(Some("tool-calls"), None, vec![tool("completed")]), Ending::StepLimit),
+        (assistant(Some("tool-calls"), None, vec![tool("completed")]), Ending::StepLimit { answered: false }),
         (assistant(Some("other"), None, vec![text("x")]), Ending::AgentError),
         (assistant(None, None, vec![]), Ending::Aborted),
         (assistant(None, Some(error("MessageAbortedError", None, "aborted")), vec![]), Ending::Aborted),
@@ -108,6 +109,21 @@ fn every_last_message_has_its_ending() {
         let mut watch = Watch::new(LIMITS, start);
         let ending = judge_idle(&mut watch, vec![user(), message.clone()], after(start, 1.0));
         assert_eq!(ending, Some(expected), "{message:?}");
+    }
+}
+
+#[test]
+fn a_turn_that_used_up_its_steps_is_no_completed_one() {
+    let step = || assistant(Some("tool-calls"), None, vec![tool("completed")]);
+    let last = || assistant(Some("stop"), None, vec![text("That much is done.")]);
+    for (limit, messages, expected) in [
+        (Some(2), vec![user(), step(), last()], Ending::StepLimit { answered: true }),
+        (Some(3), vec![user(), step(), last()], Ending::Completed),
+        (None, vec![user(), step(), last()], Ending::Completed),
+    ] {
+        let start = Instant::now();
+        let mut watch = Watch::new(Limits { steps: limit, ..LIMITS }, start);
+        assert_eq!(judge_idle(&mut watch, messages, start), Some(expected), "{limit:?}");
     }
 }
 

@@ -105,7 +105,7 @@ pub(super) async fn run(
         prompt,
         events,
         stop,
-        watch: Watch::new(Limits::new(setup.timings), Instant::now()),
+        watch: Watch::new(Limits::new(setup.timings, session.step_limit), Instant::now()),
         transcript: Transcript::new(&session.id, setup.show_reasoning, HashSet::new()),
         tree: Tree::new(&session.id),
         repeats: Repeats::default(),
@@ -171,7 +171,7 @@ impl Turn<'_> {
             self.tell(AgentEvent::Warning { message }).await;
         }
         self.post(read.text.as_deref()).await?;
-        self.watch = Watch::new(Limits::new(setup.timings), Instant::now());
+        self.watch = Watch::new(Limits::new(setup.timings, self.session.step_limit), Instant::now());
         Ok(None)
     }
 
@@ -193,7 +193,8 @@ impl Turn<'_> {
         let children = self.lives(self.server.client.children(&self.session.id)).await?;
         self.read_subagents(children).await?;
         self.take_messages(mine, true).await;
-        Ok(Some(name_ending(mine, &Context::default())))
+        let context = Context { step_limit: self.session.step_limit, ..Context::default() };
+        Ok(Some(name_ending(mine, &context)))
     }
 
     async fn post(&mut self, system: Option<&str>) -> Result<(), Cut> {

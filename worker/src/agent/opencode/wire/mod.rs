@@ -278,6 +278,9 @@ pub(in crate::agent::opencode) struct Mode {
     pub(in crate::agent::opencode) mode: String,
     #[serde(default, deserialize_with = "lenient")]
     pub(in crate::agent::opencode) hidden: bool,
+    /// Steps after which the model is told to stop.
+    #[serde(default, deserialize_with = "lenient")]
+    pub(in crate::agent::opencode) steps: Option<u32>,
 }
 
 /// The answer of `GET /config/providers`: providers that can be used.
