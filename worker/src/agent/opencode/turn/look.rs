@@ -1,0 +1,132 @@
+//! Looking at a turn by GET: what its server says of it, and what follows from that.
+
+use std::time::{Duration, Instant};
+
+use super::{Cut, Turn, wall_ms};
+use crate::{
+    agent::opencode::{
+        settle::Snapshot,
+        stream::Subscription,
+        tree,
+        wire::{Session, Status},
+    },
+    model::{event::AgentEvent, outcome::Ending},
+};
+
+/// Looks in a row that may get no answer while the server is not given up.
+const UNANSWERED_LOOKS: u32 = 5;
+/// Before the next look after one that got no answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+impl Turn<'_> {
+    /// Looks, and looks again if there is no answer: whether the server is dead is for whoever watches over it to say.
+    pub(super) async fn look_patiently(
+        &mut self,
+        subscription: &mut Subscription,
+    ) -> Result<Option<(Ending, String)>, Cut> {
+        match self.look(subscription).await {
+            Ok(ended) => {
+                self.unanswered_looks = 0;
+                Ok(ended)
+            }
+            Err(Cut::ServerLost(why)) if !self.server.gone.is_cancelled() => {
+                self.unanswered_looks += 1;
+                self.server.suspect();
+                self.must_read = true;
+                if let Some(ended) = self.watch.given_up(Instant::now()) {
+                    self.give_up_server().await;
+                    return Ok(Some(ended));
+                }
+                if self.unanswered_looks >= UNANSWERED_LOOKS {
+                    return Err(Cut::ServerLost(why));
+                }
+                tracing::debug!(session = %self.session.id, why, "opencode did not say how a turn is");
+                self.watch.lost_events(Instant::now() + LOOK_AGAIN);
+                Ok(None)
+            }
+            Err(cut) => Err(cut),
+        }
+    }
+
+    /// Reads what the server says of the turn, tells what was missed, and decides whether it is over.
+    async fn look(&mut self, subscription: &Subscription) -> Result<Option<(Ending, String)>, Cut> {
+        let client = &self.server.client;
+        let directory = &self.session.directory;
+        // What nobody tells of has to be read.
+        self.must_read |= !self.server.is_connected();
+        if !self.must_read && !self.watch.expects_end() {
+            // The poll beside the stream: usually the turn is just busy.
+            let statuses = self.lives(client.statuses(directory)).await?;
+            self.answer_open_asks(subscription).await?;
+            if let Some(status) = statuses.get(&self.session.id).filter(|status| **status != Status::Idle) {
+                self.watch.status(status, wall_ms(), Instant::now());
+                return Ok(None);
+            }
+        }
+        let read = async {
+            tokio::try_join!(client.statuses(directory), self.read_messages(), client.children(&self.session.id))
+        };
+        let (mut statuses, messages, children) = self.lives(read).await?;
+        let messages = tree::since(messages, &self.prompt.message_id);
+        if std::mem::take(&mut self.must_read) {
+            for child in &children {
+                subscription.adopt(&child.id);
+            }
+            self.answer_open_asks(subscription).await?;
+            // Not otherwise: what is read now, the stream may be about to tell bit by bit.
+            self.take_messages(&messages, false).await;
+        }
+        let snapshot = Snapshot { status: statuses.remove(&self.session.id), messages };
+        let Some(ended) = self.watch.judge(&snapshot, Instant::now()) else { return Ok(None) };
+        self.read_subagents(children).await?;
+        self.take_messages(&snapshot.messages, true).await;
+        if self.watch.is_broken() && !matches!(snapshot.status, None | Some(Status::Idle)) {
+            self.give_up_server().await;
+        }
+        if ended.0 == Ending::AgentError && snapshot.last().is_none() {
+            return Ok(Some(self.explain_refusal(ended).await));
+        }
+        Ok(Some(ended))
+    }
+
+    /// opencode did not even begin, and its error may be just a stack trace. What we know to cause that, we look up.
+    async fn explain_refusal(&self, ended: (Ending, String)) -> (Ending, String) {
+        let (client, directory) = (&self.server.client, &self.session.directory);
+        let (mode, model) = (&self.session.mode, &self.session.model);
+        if let Ok(modes) = client.modes(directory).await
+            && !modes.iter().any(|known| known.name == *mode)
+        {
+            return (Ending::AgentInvalid, format!("opencode has no mode \"{mode}\""));
+        }
+        let (provider, name) = model.split_once('/').unwrap_or(("", model));
+        if let Ok(known) = client.providers(directory).await
+            && !known.providers.iter().any(|known| known.id == provider && known.models.contains_key(name))
+        {
+            return (Ending::ModelInvalid, format!("opencode has no model \"{model}\""));
+        }
+        ended
+    }
+
+    /// Two aborts did nothing: the server is not to be trusted with another turn. It ends at once, unless other turns run on
+    /// it; those have their time.
+    async fn give_up_server(&self) {
+        let pid = self.server.pid();
+        self.server.retire();
+        if self.server.turns() <= 1 {
+            tracing::warn!(pid, "opencode did not abort a turn; ending its server");
+            self.server.stop().await;
+        } else {
+            tracing::warn!(pid, turns = self.server.turns(), "opencode did not abort a turn; replacing its server");
+            let message = "opencode did not abort this turn; it may go on until its server is replaced";
+            self.tell(AgentEvent::Warning { message: message.to_owned() }).await;
+        }
+    }
+
+    pub(super) async fn read_subagents(&mut self, children: Vec<Session>) -> Result<(), Cut> {
+        let server = self.server;
+        let read = self.tree.read_subagents(&server.client, children);
+        tokio::select! {
+            read = read => read.map_err(Cut::from),
+            () = server.gone.cancelled() => Err(Cut::ServerLost("its process ended".to_owned())),
+        }
+    }
+}
