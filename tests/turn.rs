@@ -6,4 +6,5 @@ mod many;
 mod recovery;
 mod resume;
 mod sandbox;
+mod stopped;
 mod whole;

@@ -16,7 +16,7 @@ use super::Trouble;
 use crate::{
     config::Timings,
     store::{Store, StoreError},
-    turn::lease::{Leases, StopReason},
+    turn::lease::{Leases, Sent, StopReason},
 };
 
 /// What the heartbeat needs.
@@ -53,7 +53,7 @@ impl Heartbeat {
 
     async fn beat(&self) -> Result<(), StoreError> {
         let tokens = self.leases.tokens();
-        let sent = Instant::now();
+        let sent = Sent::now();
         // Bounded, so that a connection that hangs costs one beat and not the lease.
         let bound = self.timings.heartbeat.max(Duration::from_millis(100));
         let states = tokio::time::timeout(bound, self.store.heartbeat(self.worker, &tokens, self.timings.lease))
@@ -61,7 +61,7 @@ impl Heartbeat {
             .map_err(|_| StoreError::Unreachable("no answer to a heartbeat".to_owned()))??;
         for state in &states {
             if state.renewed {
-                self.leases.confirm(state.token, sent);
+                self.leases.confirm(state.token, sent.at);
             }
             if state.cancelled {
                 self.leases.stop(state.token, StopReason::Cancelled);
@@ -72,6 +72,7 @@ impl Heartbeat {
                 self.leases.stop(token, StopReason::LeaseLost);
             }
         }
+        self.leases.renewed(sent);
         Ok(())
     }
 }

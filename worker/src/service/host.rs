@@ -50,7 +50,8 @@ impl Host {
 
         // The lock proves that no worker of this home lives: what carries its mark is left over, and must be gone before anyone starts
         // those turns again.
-        let supervisor = Supervisor::new(millhand, host_id.clone());
+        let leases = Leases::new(settings.timings.lease);
+        let supervisor = Supervisor::new(millhand, host_id.clone()).with_lifeline(leases.lifeline());
         let ended = end_family(supervisor.scope(), settings.timings.kill_grace).await;
         if ended > 0 {
             tracing::warn!(processes = ended, "ended processes that an earlier worker left behind");
@@ -88,7 +89,6 @@ impl Host {
             max_infra_losses: settings.retry.max_infra_losses,
             timings: settings.timings,
         };
-        let leases = Leases::new(settings.timings.lease);
         let as_backend: Arc<dyn Backend> = backend.clone();
         let mut worker = Worker::start(worker_settings, store, Arc::new(turns), leases, Some(as_backend)).await?;
         worker.start_reaper(worktrees);

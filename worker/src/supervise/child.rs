@@ -19,7 +19,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    ChildSpec, Exit, Line,
+    Alive, BootTime, ChildSpec, Exit, Lifeline, Line,
     family::KILL_LIMIT,
     wire::{self, Event, Request, Spec},
 };
@@ -30,6 +30,8 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 const LINES: usize = 1024;
 /// Requests under way to the owner of a child.
 const REQUESTS: usize = 8;
+/// How long a child without turns may live without a word from its worker.
+const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// What the shim needs beside the grace: the kill, the last lines, its own end.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
 
@@ -38,6 +40,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(5);
 pub struct Supervisor {
     millhand: PathBuf,
     scope: String,
+    lifeline: Option<Lifeline>,
 }
 
 /// Why a child was not started.
@@ -86,7 +89,14 @@ impl Supervisor {
     /// `scope` names the home in the markers of its families, for [`find_family`](super::find_family): it is the same at each start
     /// of a worker of this home, and no other home's.
     pub fn new(millhand: impl Into<PathBuf>, scope: impl Into<String>) -> Self {
-        Self { millhand: millhand.into(), scope: scope.into() }
+        Self { millhand: millhand.into(), scope: scope.into(), lifeline: None }
+    }
+
+    /// The same, whose children are ended when the lifeline tears: those with turns when it says so, others a while after the last
+    /// word from this process.
+    #[must_use]
+    pub fn with_lifeline(self, lifeline: Lifeline) -> Self {
+        Self { lifeline: Some(lifeline), ..self }
     }
 
     /// The scope of its families.
@@ -136,8 +146,10 @@ impl Supervisor {
             output: Mutex::new(Output { tail: VecDeque::new(), listeners: broadcast::Sender::new(LINES) }),
             tail_lines,
             state: watch::Sender::new(None),
+            turns: watch::Sender::new(Turns { running: 0, told: self.lifeline.is_none() }),
         });
-        tokio::spawn(own(shim, stdin, events, inbox, Arc::clone(&shared)));
+        let word = self.lifeline.as_ref().map(|lifeline| Word::new(lifeline, &shared));
+        tokio::spawn(own(shim, stdin, events, inbox, word, Arc::clone(&shared)));
         Ok(Child { shared, requests })
     }
 }
@@ -171,14 +183,25 @@ async fn own(
     stdin: ChildStdin,
     mut events: BufReader<ChildStdout>,
     mut requests: mpsc::Receiver<Request>,
+    mut word: Option<Word>,
     shared: Arc<Shared>,
 ) {
     let writer = async move {
         let mut stdin = stdin;
-        while let Some(request) = requests.recv().await {
+        loop {
+            let request = tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => request,
+                    None => break,
+                },
+                () = due(&mut word) => Request::Alive(word.as_mut().map_or_else(idle, Word::begin)),
+            };
             let Ok(line) = wire::line(&request) else { continue };
             if stdin.write_all(&line).await.is_err() {
                 break;
+            }
+            if let Some(word) = &mut word {
+                word.was_said();
             }
         }
         // Closing the pipe is what ends the family.
@@ -206,7 +229,89 @@ async fn own(
     shared.state.send_replace(Some(exit));
 }
 
+/// What a child is told that has no turns.
+fn idle() -> Alive {
+    Alive::new(BootTime::now().plus(IDLE_LIMIT), super::KILL_GRACE)
+}
+
+async fn due(word: &mut Option<Word>) {
+    match word {
+        Some(word) => word.due().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Turns on a child, and whether its shim knows that there are some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Turns {
+    running: usize,
+    told: bool,
+}
+
+/// What keeps a shim told that the worker lives.
+struct Word {
+    lifeline: watch::Receiver<Alive>,
+    shared: Arc<Shared>,
+    turns: watch::Receiver<Turns>,
+    /// So that an idle child lives as long as this process, whatever becomes of heartbeats.
+    ticks: tokio::time::Interval,
+    /// Turns run, and the shim is being told.
+    telling: bool,
+}
+
+impl Word {
+    fn new(lifeline: &Lifeline, shared: &Arc<Shared>) -> Self {
+        let mut ticks = tokio::time::interval(IDLE_LIMIT / 4);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let turns = shared.turns.subscribe();
+        Self { lifeline: lifeline.subscribe(), shared: Arc::clone(shared), turns, ticks, telling: false }
+    }
+
+    /// Waits until there is something to say.
+    async fn due(&mut self) {
+        tokio::select! {
+            Ok(()) = self.lifeline.changed() => {}
+            Ok(()) = self.turns.changed() => {}
+            _ = self.ticks.tick() => {}
+        }
+    }
+
+    /// What to say. Before an idle child's longer time is said, it stops counting as told of turns, so that one which begins at this
+    /// moment waits for the next word.
+    fn begin(&mut self) -> Alive {
+        self.turns.mark_unchanged();
+        let mut running = 0;
+        self.shared.turns.send_if_modified(|turns| {
+            running = turns.running;
+            turns.told &= running > 0;
+            false
+        });
+        self.telling = running > 0;
+        if self.telling { *self.lifeline.borrow_and_update() } else { idle() }
+    }
+
+    /// It is in the pipe, where the shim finds it even if this process is stopped now.
+    fn was_said(&mut self) {
+        if std::mem::take(&mut self.telling) {
+            self.shared.turns.send_if_modified(|turns| !std::mem::replace(&mut turns.told, true));
+        }
+    }
+}
+
+/// A turn that runs on a child: until this is dropped, the child lives no longer than the lifeline says.
+#[derive(Debug)]
+pub struct Busy {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.shared.turns.send_modify(|turns| turns.running -= 1);
+    }
+}
+
 /// What all handles share.
+#[derive(Debug)]
 struct Shared {
     name: String,
     pid: u32,
@@ -215,8 +320,10 @@ struct Shared {
     output: Mutex<Output>,
     tail_lines: usize,
     state: watch::Sender<Option<Exit>>,
+    turns: watch::Sender<Turns>,
 }
 
+#[derive(Debug)]
 struct Output {
     tail: VecDeque<Line>,
     listeners: broadcast::Sender<Line>,
@@ -316,6 +423,18 @@ impl Child {
     pub async fn exited(&self) -> Exit {
         let mut state = self.shared.state.subscribe();
         state.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(Exit::Lost)
+    }
+
+    /// Says that a turn runs on it, until the answer is dropped. Returns once its shim knows.
+    pub async fn busy(&self) -> Busy {
+        self.shared.turns.send_modify(|turns| turns.running += 1);
+        let busy = Busy { shared: Arc::clone(&self.shared) };
+        let (mut turns, mut state) = (self.shared.turns.subscribe(), self.shared.state.subscribe());
+        tokio::select! {
+            _ = turns.wait_for(|turns| turns.told) => {}
+            _ = state.wait_for(Option::is_some) => {}
+        }
+        busy
     }
 
     /// Ends its whole family: asks, waits for `grace`, kills. Returns when it is gone; none if it cannot be ended, which

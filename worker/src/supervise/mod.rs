@@ -13,6 +13,7 @@ mod environment;
 mod family;
 mod host_lock;
 mod inside;
+mod lifeline;
 pub(crate) mod log;
 mod notify;
 mod sandbox;
@@ -25,11 +26,12 @@ use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, time::Durati
 
 use serde::{Deserialize, Serialize};
 
-pub use child::{Child, SpawnError, Supervisor, WaitError};
+pub use child::{Busy, Child, SpawnError, Supervisor, WaitError};
 pub use environment::{allowed_environment, is_allowed};
 pub use family::{FAMILY_VARIABLE, end_family, find_family};
 pub use host_lock::{HostLock, HostLockError};
 pub use inside::{Emptied, Occupant, end_inside};
+pub use lifeline::{Alive, BootTime, Lifeline};
 pub use notify::ServiceManager;
 pub use sandbox::{Places, Sandbox, is_supported as sandbox_is_supported, readable_places};
 pub use secrecy::hide_this_process;

@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exit, OutputLimits, RunAs, Sandbox, Stream};
+use super::{Alive, Exit, OutputLimits, RunAs, Sandbox, Stream};
 
 /// From the worker.
 #[derive(Serialize, Deserialize)]
@@ -12,6 +12,8 @@ use super::{Exit, OutputLimits, RunAs, Sandbox, Stream};
 pub(super) enum Request {
     /// The first, and only once.
     Start(Box<Spec>),
+    /// The worker lives; end the family if nothing is heard by then.
+    Alive(Alive),
     /// End the family, allowing this much time between asking and killing.
     Stop {
         /// In milliseconds.

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::supervise::{Alive, BootTime, Lifeline};
+
 /// Why a turn has to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
@@ -33,11 +35,34 @@ struct Held {
     settling: bool,
 }
 
+impl Held {
+    /// Whether its turn runs on a lease that may be somebody else's when it is over.
+    fn runs(&self) -> bool {
+        !self.settling && self.reason != Some(StopReason::LeaseLost)
+    }
+}
+
 /// All leases of this worker. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Leases {
     held: Arc<Mutex<HashMap<Uuid, Held>>>,
     lease: Duration,
+    lifeline: Lifeline,
+}
+
+/// When something was sent to the database, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// By the clock that this process counts by.
+    pub at: Instant,
+    boot: BootTime,
+}
+
+impl Sent {
+    /// This moment.
+    pub fn now() -> Self {
+        Self { at: Instant::now(), boot: BootTime::now() }
+    }
 }
 
 /// The lease of one attempt, as its turn sees it. Dropping it ends the heartbeats for it.
@@ -51,7 +76,27 @@ pub struct Lease {
 impl Leases {
     /// None yet. `lease` is how long one lives without a heartbeat.
     pub fn new(lease: Duration) -> Self {
-        Self { held: Arc::default(), lease }
+        let lifeline = Lifeline::new(Alive::new(BootTime::now().plus(lease), lease / 16));
+        Self { held: Arc::default(), lease, lifeline }
+    }
+
+    /// Ends the agents' servers if this process is stopped: see [`Leases::renewed`].
+    pub fn lifeline(&self) -> Lifeline {
+        self.lifeline.clone()
+    }
+
+    /// A heartbeat was confirmed, and all that it says is noted. Servers with turns may live until shortly before the first of the
+    /// leases runs out: later than the turns are told to stop, and early enough to be gone by then.
+    pub fn renewed(&self, sent: Sent) {
+        let held = self.lock();
+        let ends = held.values().filter(|held| held.runs()).map(|held| held.trusted_until);
+        self.lifeline.set(self.alive(sent, ends.fold(sent.at + self.lease, Instant::min)));
+    }
+
+    /// How long servers live whose turns have leases until `lease_end`.
+    fn alive(&self, sent: Sent, lease_end: Instant) -> Alive {
+        let end = sent.boot.plus(self.lease).minus((sent.at + self.lease).saturating_duration_since(lease_end));
+        Alive::new(end.minus(self.lease / 8), self.lease / 16)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Held>> {
@@ -68,7 +113,14 @@ impl Leases {
     pub fn hold(&self, token: Uuid, sent: Instant) -> Lease {
         let stop = CancellationToken::new();
         let held = Held { stop: stop.clone(), reason: None, trusted_until: sent + self.lease, settling: false };
-        self.lock().insert(token, held);
+        let alive = self.alive(Sent::now(), sent + self.lease);
+        let mut all = self.lock();
+        // What others let live longer than this lease lives no longer now; with no others, it is for this turn alone to say.
+        if !all.values().any(Held::runs) || alive.until < self.lifeline.get().until {
+            self.lifeline.set(alive);
+        }
+        all.insert(token, held);
+        drop(all);
         Lease { leases: self.clone(), token, stop }
     }
 
@@ -178,6 +230,24 @@ mod tests {
         assert_eq!(leases.stop_untrusted(sent + Duration::from_secs(17)), 1);
         assert!(a.stopped().is_cancelled() && a.reason() == Some(StopReason::LeaseLost));
         assert!(!b.stopped().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn servers_live_until_shortly_before_the_first_lease_runs_out() {
+        let leases = Leases::new(Duration::from_secs(16));
+        let until = |leases: &Leases| leases.lifeline().get().until;
+        let seconds = |sent: Sent, seconds| sent.boot.plus(Duration::from_secs(seconds));
+        let sent = Sent::now();
+        leases.renewed(sent);
+        assert_eq!(until(&leases), seconds(sent, 14));
+        let later = |by| Sent { at: sent.at + Duration::from_secs(by), boot: seconds(sent, by) };
+        let (a, b) = (leases.hold(Uuid::from_u128(1), sent.at), leases.hold(Uuid::from_u128(2), sent.at));
+        leases.confirm(a.token(), later(5).at);
+        leases.renewed(later(5));
+        assert_eq!(until(&leases), seconds(sent, 14), "the other one was not renewed");
+        leases.stop(b.token(), StopReason::LeaseLost);
+        leases.renewed(later(5));
+        assert_eq!(until(&leases), seconds(sent, 19), "a lost one has nothing to say");
     }
 
     #[tokio::test]

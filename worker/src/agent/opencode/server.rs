@@ -30,7 +30,7 @@ use super::{
 use crate::{
     agent::AgentError,
     model::outcome::Ending,
-    supervise::{Child, ChildSpec, WaitError},
+    supervise::{Busy, Child, ChildSpec, WaitError},
     tools::{OPENCODE_FLOOR, Version},
 };
 
@@ -72,6 +72,7 @@ pub(super) struct Server {
 #[derive(Debug)]
 pub(super) struct RunningTurn {
     server: Arc<Server>,
+    _busy: Busy,
     _directory: InUse,
 }
 
@@ -248,8 +249,9 @@ impl Server {
     /// Counts a turn as running, in a directory, until the answer is dropped.
     pub(super) async fn begin_turn(self: &Arc<Self>, directory: &Path) -> RunningTurn {
         let _directory = self.directories.enter(directory).await;
+        let _busy = self.child.busy().await;
         self.turns.send_modify(|turns| *turns += 1);
-        RunningTurn { server: Arc::clone(self), _directory }
+        RunningTurn { server: Arc::clone(self), _busy, _directory }
     }
 
     /// Turns that run on it.

@@ -8,6 +8,7 @@
 //! It stays small: one thread, no pool. What it must not do: decide anything about turns, touch the database, or wait for the
 //! worker to take its output (a stopped worker must not stop the child's output, nor the watch over it).
 
+mod deadline;
 mod events;
 mod start;
 
@@ -26,7 +27,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use self::{events::Events, start::Started};
+use self::{deadline::Deadline, events::Events, start::Started};
 use super::{
     Exit, Stream,
     family::{self, Ending, Member},
@@ -73,7 +74,7 @@ fn run() -> Result<()> {
         let events = Events::new(pipe::Sender::from_owned_fd(stdout).context(by_hand)?);
         match next_request(&mut requests).await {
             Some(Request::Start(spec)) => serve(*spec, requests, events).await,
-            Some(Request::Stop { .. }) | None => Ok(()),
+            Some(Request::Alive(_) | Request::Stop { .. }) | None => Ok(()),
         }
     });
     runtime.shutdown_background();
@@ -137,12 +138,13 @@ async fn serve(spec: Spec, mut requests: BufReader<pipe::Receiver>, mut events: 
     tokio::spawn(read(stderr, Stream::Stderr, input));
     events.send(&Event::Started { pid: pid.as_raw_nonzero().get().unsigned_abs() });
 
-    let mut shim = Shim::new(spec, pid, events, log);
+    let mut shim = Shim::new(spec, pid, events, log, Deadline::new().context("a timer")?);
     loop {
         tokio::select! {
             Some(input) = inputs.recv() => shim.take(input),
             _ = children.recv() => shim.reap(),
             () = any(&mut asked) => shim.end(shim.grace),
+            grace = shim.deadline.passed() => shim.give_worker_up(grace),
             () = sleep_until(shim.look_at.unwrap_or_else(Instant::now)), if shim.look_at.is_some() => {
                 if !shim.look() {
                     break;
@@ -201,10 +203,12 @@ struct Shim {
     stderr: Splitter,
     open_outputs: u32,
     log: Option<BoundedLog>,
+    /// When the worker has to be heard of again.
+    deadline: Deadline,
 }
 
 impl Shim {
-    fn new(spec: Spec, child: Pid, events: Events, log: Option<BoundedLog>) -> Self {
+    fn new(spec: Spec, child: Pid, events: Events, log: Option<BoundedLog>, deadline: Deadline) -> Self {
         Self {
             child,
             marker: spec.marker,
@@ -217,6 +221,7 @@ impl Shim {
             stderr: Splitter::new(spec.output.line_bytes),
             open_outputs: 2,
             log,
+            deadline,
         }
     }
 
@@ -225,6 +230,13 @@ impl Shim {
             Input::Request(Request::Stop { grace_ms }) => self.end(Duration::from_millis(grace_ms)),
             // A second start means a confused worker; the child that runs is not its concern.
             Input::Request(Request::Start(_)) => {}
+            Input::Request(Request::Alive(alive)) => {
+                if let Err(error) = self.deadline.set(alive) {
+                    // Without a timer there is no switch: better no child than one that nobody watches.
+                    self.print(Stream::Stderr, format!("millhand shim: cannot set its timer: {error}"));
+                    self.end(self.grace);
+                }
+            }
             Input::WorkerGone => self.end(self.grace),
             Input::Output(stream, bytes) => {
                 let splitter = match stream {
@@ -237,6 +249,12 @@ impl Shim {
             }
             Input::OutputEnded => self.open_outputs -= 1,
         }
+    }
+
+    /// The worker may be stopped, or asleep. Its leases run out, and what runs on them must be gone before.
+    fn give_worker_up(&mut self, grace: Duration) {
+        self.print(Stream::Stderr, "millhand shim: the worker was not heard of in time: ending all of this".to_owned());
+        self.end(grace);
     }
 
     fn print(&mut self, stream: Stream, text: String) {
