@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use millhand::{
-    agent::{AgentSession, Backend},
+    agent::{AgentSession, Backend, Prompt},
     model::{
         event::{AgentEvent, ToolStatus},
         outcome::Ending,
@@ -245,4 +245,28 @@ async fn a_server_that_cannot_start_says_why_within_the_bound() -> Result<()> {
         rig.end().await?;
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn a_prompt_to_go_on_reports_the_cost_of_the_whole_turn_and_tells_what_was_not_told() -> Result<()> {
+    let rig = Rig::new(&[("fine", FINE)]).await?;
+    for (tells_all, expected) in [(false, &["Again."][..]), (true, &["Fine.", "Again."])] {
+        let directory = rig.worktree(&format!("w-{tells_all}"), &[]).await?;
+        let session = rig.session(&directory, "fine").await?;
+        let first = prompt("Go");
+        let began = rig.prompt(&session, first.clone()).await?;
+        let id = format!("{}r1", first.message_id);
+        let go_on = Prompt { began_with: first.message_id, tells_all, ..Prompt::new("Go on".to_owned(), id) };
+        let ran = rig.prompt(&session, go_on.clone()).await?;
+        assert_eq!(ran.report.ending, Ending::Completed, "{ran:?}");
+        assert_eq!(ran.texts(), expected);
+        assert_eq!(ran.report.steps.len(), 2, "{ran:?}");
+        assert!(ran.report.steps.contains(&began.report.steps[0]));
+        // By an attempt that follows a lost one: nothing is paid again.
+        let calls = rig.model.requests().len();
+        let again = rig.prompt(&session, Prompt { tells_all: true, ..go_on }).await?;
+        assert_eq!(again.texts(), ["Fine.", "Again."]);
+        assert_eq!((again.report.steps, rig.model.requests().len()), (ran.report.steps, calls));
+    }
+    rig.end().await
 }

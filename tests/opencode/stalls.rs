@@ -29,7 +29,7 @@ async fn a_provider_that_falls_silent_is_asked_again_long_before_the_turn_has_st
     let ran = rig.run("silent").await?;
     assert_eq!(ran.report.ending, Ending::Completed, "{ran:?}");
     ensure!(ran.events.iter().any(|event| matches!(event, AgentEvent::Retry { attempt: 1, .. })), "{ran:?}");
-    ensure!(begun.elapsed() < Duration::from_secs(60));
+    ensure!(begun.elapsed() < Duration::from_secs(200), "opencode's own bound is 300 s");
     rig.end().await
 }
 
