@@ -1,4 +1,4 @@
--- $1 lanes, $2 at most, $3 worker, $4 lease in seconds, $5 host
+-- $1 lanes, $2 worker, $3 lease in seconds, $4 host, $5 at most: written into the text, see Store::claim
 WITH picked AS MATERIALIZED (
     SELECT c.id, c.session_id
     FROM unnest($1::text[]) AS l (lane)
@@ -7,14 +7,14 @@ WITH picked AS MATERIALIZED (
         FROM millhand.tasks t
         WHERE t.state = 'pending' AND t.lane = l.lane AND t.run_at <= now()
         ORDER BY t.priority, t.run_at, t.id
-        LIMIT $2
+        LIMIT $5
         FOR UPDATE SKIP LOCKED
     ) c
     ORDER BY c.priority, c.run_at, c.id
-    LIMIT $2
+    LIMIT $5
 ), leased AS (
     INSERT INTO millhand.leases (session_id, task_id, token, worker_id, expires_at)
-    SELECT session_id, id, gen_random_uuid(), $3, clock_timestamp() + make_interval(secs => $4)
+    SELECT session_id, id, gen_random_uuid(), $2, clock_timestamp() + make_interval(secs => $3)
     FROM picked
     ON CONFLICT DO NOTHING
     RETURNING task_id, token
@@ -26,7 +26,7 @@ WITH picked AS MATERIALIZED (
     RETURNING t.*, l.token
 ), begun AS (
     INSERT INTO millhand.attempts (task_id, number, prompt, worker_id, host_id, token, agent_requested, model_requested)
-    SELECT id, last_attempt, prompt, $3, $5, token, agent, model FROM claimed
+    SELECT id, last_attempt, prompt, $2, $4, token, agent, model FROM claimed
     RETURNING id, task_id
 )
 SELECT b.id AS attempt_id, c.id AS task_id, c.last_attempt AS number, c.token, c.session_id, c.chat_id, c.prompt,
