@@ -88,13 +88,15 @@ pub struct Prompt {
     pub began_with: String,
     /// Whether what happened since that message is told again, or only what happens from this one on.
     pub tells_all: bool,
+    /// Nobody has sent it before, so that the agent need not be asked for it through the whole conversation.
+    pub is_new: bool,
 }
 
 impl Prompt {
     /// A prompt that begins a turn.
     pub fn new(text: String, message_id: String) -> Self {
         let part_id = message_id.replacen("msg", "prt", 1);
-        Self { text, began_with: message_id.clone(), message_id, part_id, tells_all: true }
+        Self { text, began_with: message_id.clone(), message_id, part_id, tells_all: true, is_new: false }
     }
 }
 

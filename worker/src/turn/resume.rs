@@ -26,7 +26,8 @@ impl Turns {
         transcript: &Transcript,
     ) -> Result<TurnReport, Interrupted> {
         let mut message = first_message(claimed, session);
-        let mut prompt = prompt(claimed, &message, true);
+        let is_new = claimed.message_id.as_ref() != Some(&message.id());
+        let mut prompt = Prompt { is_new, ..prompt(claimed, &message, true) };
         if !self.store_prompt(agent, session, lease, &prompt).await? {
             return Err(Interrupted::Fenced);
         }

@@ -133,7 +133,10 @@ impl Turn<'_> {
     /// Sends the prompt, unless it is there and answered already.
     async fn begin(&mut self, setup: TurnSetup<'_>) -> Result<Option<(Ending, String)>, Cut> {
         let ours = self.prompt.message_id.as_str();
-        let messages = self.lives(self.read_messages()).await?;
+        let messages = match self.prompt.is_new {
+            true => self.lives(self.server.client.messages(&self.session.id, |_| true)).await?,
+            false => self.lives(self.read_messages()).await?,
+        };
         let mine = tree::since(messages.clone(), ours);
         // All that belongs to the turn, of which `mine` are the last if this prompt only tells it to go on.
         let whole = tree::since(messages.clone(), &self.prompt.began_with);
