@@ -3,6 +3,11 @@
 mod crash;
 mod ends;
 mod fence;
+mod many;
+mod pool;
+mod processes;
+mod quota;
+mod whole;
 
 use std::{
     fs,

@@ -12,11 +12,12 @@ use super::Rig;
 /// Open, and idle.
 const OPEN: i64 = 9_000;
 /// In the trash, for long enough.
-const TRASHED: i64 = 800;
+const TRASHED: i64 = 900;
 /// Closed, and due.
-const DUE: usize = 200;
-/// For each of the two; here it takes a fraction, and the machine of a test may be slow and busy.
-const WITHIN: Duration = Duration::from_secs(30);
+const DUE: usize = 100;
+/// For the round that moves a thousand of them, in a debug build beside other tests on a busy machine; the look takes a third at most, and a
+/// round without work a tenth.
+const WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn ten_thousand_worktrees_are_handled_in_seconds() {
@@ -45,7 +46,7 @@ async fn ten_thousand_worktrees_are_handled_in_seconds() {
         folders.display(),
     ))
     .await;
-    for row in rig.sql("SELECT path, state, slot FROM millhand.worktrees WHERE last_session_id > 200").await {
+    for row in rig.sql("SELECT path, state, slot FROM millhand.worktrees WHERE last_session_id > 100").await {
         let folder = match row.get::<_, Option<String>>(2) {
             Some(slot) => home.trash().join(slot).join("worktree"),
             None => row.get::<_, String>(0).into(),

@@ -73,7 +73,7 @@ async fn processes_that_agents_left_in_a_worktree_are_ended_before_it_goes() {
 async fn a_persons_process_in_a_worktree_keeps_it_where_it_is() {
     let rig = Rig::new().await;
     let (session, worktree) = closed(&rig).await;
-    let pid = stray(&worktree.path, "while :; do sleep 0.1; done", &[]);
+    let pid = stray(&worktree.path, "exec sleep 1000", &[]);
     // It has to be seen as nobody's of ours: whoever adopts orphans here must not be this process.
     let outcome = rig.round().await;
     assert!(matches!(&outcome[..], [Outcome::Problem(why)] if why.contains(&pid.to_string())), "{outcome:?}");

@@ -350,7 +350,7 @@ impl Store {
     /// Projects that take more than so many bytes on a host.
     pub async fn projects_above(&self, host_id: &str, bytes: i64) -> Result<Vec<i64>> {
         let sql = "SELECT project_id FROM millhand.worktrees WHERE host_id = $1 AND state <> 'gone' AND project_id IS NOT NULL \
-                   GROUP BY project_id HAVING sum(bytes) > $2";
+                   GROUP BY project_id HAVING sum(bytes)::bigint > $2";
         Ok(self.client().await?.query(sql, &[&host_id, &bytes]).await?.iter().map(|row| row.get(0)).collect())
     }
 

@@ -75,6 +75,10 @@ fn look(folder: &Path, scope: &str) -> (BTreeSet<Member>, Vec<Occupant>) {
         {
             to_end.insert(*member);
         }
+        // One that has ended meanwhile is in neither list, and nobody's.
+        if member.is_none() && way_in(pid, &folder).is_none() {
+            continue;
+        }
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
         all.push(Occupant { pid, name, is_ours: member.is_some() });
     }
