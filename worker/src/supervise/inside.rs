@@ -41,17 +41,21 @@ enum Way {
     Holds,
 }
 
+/// Looks that a process gets to go by itself: between fork and exec, one holds whatever its parent had open at that moment.
+const LOOKS_AGAIN: u32 = 5;
+
 /// Ends our processes in a folder: asks, waits for `grace`, kills. `scope` is the host's marker.
 ///
 /// An agent's server, which serves other folders too, may have a file open here for a moment: it is not ended for that, its tools'
 /// processes are.
 pub async fn end_inside(folder: &Path, scope: &str, grace: Duration) -> Emptied {
     let mut ending = Ending::new(grace);
+    let mut looks_again = 0..LOOKS_AGAIN;
     loop {
         let (folder, scope) = (folder.to_owned(), scope.to_owned());
         let looked = tokio::task::spawn_blocking(move || look(&folder, &scope)).await;
         let Ok((to_end, left)) = looked else { return Emptied { ended: ending.seen(), left: Vec::new() } };
-        if !ending.step(&to_end) {
+        if !ending.step(&to_end) && (left.is_empty() || looks_again.next().is_none()) {
             return Emptied { ended: ending.seen(), left };
         }
         tokio::time::sleep(LOOK_EVERY).await;
