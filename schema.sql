@@ -35,6 +35,8 @@ CREATE TABLE millhand.projects (
                   CONSTRAINT projects_ask_policy CHECK (ask_policy IN ('reject', 'allow')),
     on_failure    text NOT NULL DEFAULT 'hold'
                   CONSTRAINT projects_on_failure CHECK (on_failure IN ('hold', 'continue')),
+    resend        text NOT NULL DEFAULT 'continue'
+                  CONSTRAINT projects_resend CHECK (resend IN ('continue', 'ask')),
     max_attempts  int NOT NULL DEFAULT 3 CONSTRAINT projects_max_attempts CHECK (max_attempts BETWEEN 1 AND 100),
     env_pass      text[] NOT NULL DEFAULT '{}',
     created_at    timestamptz NOT NULL DEFAULT now()
@@ -50,6 +52,7 @@ COMMENT ON COLUMN millhand.projects.default_model IS 'Model (provider/model) of 
 COMMENT ON COLUMN millhand.projects.trusted IS 'Whether the repository''s own agent configuration (which is code) is loaded.';
 COMMENT ON COLUMN millhand.projects.ask_policy IS 'What answers an agent''s permission asks: reject (with a visible warning) or allow.';
 COMMENT ON COLUMN millhand.projects.on_failure IS 'hold: a failed task holds its session''s line until a person acts; continue: the next one runs.';
+COMMENT ON COLUMN millhand.projects.resend IS 'continue: a turn that was lost goes on by its ids, which may pay for a step again; ask: it is blocked until a person retries it.';
 COMMENT ON COLUMN millhand.projects.max_attempts IS 'Charged attempts that a new task gets, unless it says otherwise.';
 COMMENT ON COLUMN millhand.projects.env_pass IS 'Names of environment variables of the worker that the project''s agents may see.';
 COMMENT ON COLUMN millhand.projects.created_at IS 'When it was registered.';
@@ -717,7 +720,11 @@ BEGIN
     -- One advance() at a time in a session, in an order that cannot deadlock. Inserts of tasks go on: their
     -- foreign keys take KEY SHARE, which this lock allows.
     PERFORM 1 FROM sessions WHERE id = ANY (nudged) ORDER BY id FOR NO KEY UPDATE;
-    -- A statement of its own: its snapshot sees all that was committed before the locks were taken.
+    -- Statements of their own: their snapshots see all that was committed before the locks were taken.
+    -- An older task that was retried goes first, unless the head has begun: then its message is with the agent.
+    UPDATE tasks h SET state = 'waiting', lane = NULL
+        WHERE h.session_id = ANY (nudged) AND h.state = 'pending' AND h.message_id IS NULL
+          AND EXISTS (SELECT 1 FROM tasks w WHERE w.session_id = h.session_id AND w.state = 'waiting' AND w.id < h.id);
     UPDATE tasks t
         SET state = 'pending', lane = lane_of(t.session_id, t.agent)
         FROM (
@@ -737,7 +744,7 @@ BEGIN
     RETURN promoted;
 END
 $$;
-COMMENT ON FUNCTION millhand.advance(int) IS 'Works off nudges: makes the lowest waiting task of each nudged session its head where it has none. The only place that promotes. Returns how many it promoted.';
+COMMENT ON FUNCTION millhand.advance(int) IS 'Works off nudges: makes the lowest waiting task of each nudged session its head where it has none, or none that has begun. The only place that promotes. Returns how many it promoted.';
 
 CREATE FUNCTION millhand.sweep_lines(at_most int DEFAULT 1000) RETURNS int
 LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
@@ -745,11 +752,15 @@ DECLARE
     found int;
 BEGIN
     INSERT INTO nudges (session_id)
-        SELECT s.id FROM sessions s
-        WHERE EXISTS (SELECT 1 FROM tasks w WHERE w.session_id = s.id AND w.state = 'waiting'
-                      AND NOT EXISTS (SELECT 1 FROM tasks f WHERE f.session_id = s.id AND f.holds_line AND f.id < w.id))
-          AND NOT EXISTS (SELECT 1 FROM tasks h WHERE h.session_id = s.id AND h.state IN ('pending', 'running', 'blocked'))
-          AND NOT EXISTS (SELECT 1 FROM nudges n WHERE n.session_id = s.id)
+        SELECT w.session_id
+        FROM (SELECT session_id, min(id) AS id FROM tasks WHERE state = 'waiting' GROUP BY session_id) w
+        LEFT JOIN tasks h ON h.session_id = w.session_id AND h.state IN ('pending', 'running', 'blocked')
+        WHERE CASE
+                WHEN h.id IS NULL THEN
+                    NOT EXISTS (SELECT 1 FROM tasks f WHERE f.session_id = w.session_id AND f.holds_line AND f.id < w.id)
+                ELSE h.state = 'pending' AND h.message_id IS NULL AND h.id > w.id
+              END
+          AND NOT EXISTS (SELECT 1 FROM nudges n WHERE n.session_id = w.session_id)
         LIMIT at_most;
     GET DIAGNOSTICS found = ROW_COUNT;
     RETURN found;
@@ -784,11 +795,11 @@ BEGIN
         RAISE EXCEPTION 'session s% is closed', its_session
             USING ERRCODE = 'check_violation', CONSTRAINT = 'sessions_state', HINT = 'Queue the prompt again in a new session.';
     END IF;
-    -- It goes first in its line: a head behind it that does not run yet steps back.
-    UPDATE tasks SET state = 'waiting', lane = NULL WHERE session_id = its_session AND state = 'pending' AND id > task;
+    -- It goes first in its line: advance() lets a head behind it that has not begun step back.
     UPDATE tasks SET
         state = 'waiting', lane = NULL, holds_line = false, prompt = coalesce(new_prompt, prompt), run_at = now(),
-        attempts = 0, infra_losses = 0, message_id = NULL, cancel_requested_at = NULL, dismissed_at = NULL,
+        attempts = 0, infra_losses = 0,
+        message_id = CASE WHEN found.state = 'blocked' AND new_prompt IS NULL THEN message_id END, cancel_requested_at = NULL, dismissed_at = NULL,
         error_class = NULL, error_message = NULL, finished_at = NULL
         WHERE id = task;
     INSERT INTO nudges (session_id) VALUES (its_session);
@@ -798,7 +809,7 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION millhand.retry_task(bigint, text) IS 'Runs a failed, blocked or cancelled task again, first in its line, with a new prompt if given. Does nothing, and returns false, for any other.';
+COMMENT ON FUNCTION millhand.retry_task(bigint, text) IS 'Runs a failed, blocked or cancelled task again, first in its line, with a new prompt if given; a blocked one without goes on where it was. Does nothing, and returns false, for any other.';
 
 CREATE FUNCTION millhand.cancel_task(task bigint) RETURNS boolean
 LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$

@@ -5,6 +5,7 @@ mod claim;
 mod fence;
 mod lines;
 mod loops;
+mod machine;
 mod recording;
 mod schema;
 

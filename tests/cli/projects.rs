@@ -60,9 +60,14 @@ async fn adding_again_changes_what_is_given_and_keeps_the_rest() -> Result<()> {
         (&"my-repo".into(), &"a/b".into(), &true.into())
     );
 
-    let again =
-        cli.run_in(&repository, &["project", "add", "--on-failure", "continue", "--trust", "false", "--json"]).await?;
+    let again = cli
+        .run_in(
+            &repository,
+            &["project", "add", "--on-failure", "continue", "--resend", "ask", "--trust", "false", "--json"],
+        )
+        .await?;
     let project = &again.objects()[0];
+    assert_eq!((&first.objects()[0]["resend"], &project["resend"]), (&"continue".into(), &"ask".into()));
     assert_eq!((&project["on_failure"], &project["trusted"]), (&"continue".into(), &false.into()));
     assert_eq!(
         (&project["default_model"], &project["env_pass"]),

@@ -287,3 +287,59 @@ async fn concurrent_use_of_few_sessions_leaves_no_task_stuck_and_never_two_heads
     assert!(acts > 100 && runs > 50, "too little happened to prove anything: {acts} acts, {runs} runs");
     assert_eq!(q.store.sweep_lines().await.expect("sweep"), 0, "a line had to be swept");
 }
+
+#[tokio::test]
+async fn an_older_task_that_was_retried_goes_before_one_that_is_tried_again_but_not_before_one_that_is_under_way() {
+    let q = Queue::new().await;
+    let (session, first) = q.open().await;
+    let second = q.append(session).await;
+    let claimed = q.claim_one().await;
+    q.finish(&claimed, Verdict::Failed).await;
+    q.sql(&format!("SELECT millhand.dismiss_task({first})")).await;
+    let claimed = q.claim_one().await;
+    assert_eq!(claimed.task_id, second);
+    assert!(q.one::<bool>(&format!("SELECT millhand.retry_task({first})")).await);
+    // The nudge of the retry is worked off while the second still runs.
+    assert!(q.claim(5).await.is_empty());
+    let under_way = Verdict::Again { wait: Duration::ZERO, charged: false, infra_loss: true, keep_message: true };
+    q.sql(&format!("UPDATE millhand.tasks SET message_id = 'msg_1' WHERE id = {second}")).await;
+    q.finish(&claimed, under_way).await;
+    let claimed = q.claim_one().await;
+    assert_eq!(claimed.task_id, second, "its message is with the agent");
+    q.finish(&claimed, AGAIN).await;
+    assert_eq!(q.claim_one().await.task_id, first);
+}
+
+#[tokio::test]
+async fn where_the_project_says_ask_a_lost_turn_is_blocked_and_goes_on_by_its_ids_when_it_is_retried() {
+    let q = Queue::new().await;
+    q.sql("UPDATE millhand.projects SET resend = 'ask'").await;
+    let (_, task) = q.open().await;
+    // Nothing was sent yet: there is nothing to pay for again.
+    q.claim_one().await;
+    lose(&q).await;
+    let claimed = q.claim_one().await;
+
+    let send = format!("UPDATE millhand.tasks SET message_id = 'msg_1' WHERE id = {task}");
+    q.sql(&send).await;
+    lose(&q).await;
+    let reason = async || q.one::<String>("SELECT error_message FROM millhand.inbox").await;
+    assert_eq!(q.state(task).await, "blocked");
+    assert!(reason().await.contains("stopped answering; this project asks before a lost turn is sent again"));
+    assert!(q.one::<bool>(&format!("SELECT millhand.retry_task({task})")).await);
+    let again = q.claim_one().await;
+    assert_eq!((again.message_id.as_deref(), again.number), (Some("msg_1"), claimed.number + 1));
+
+    // The same where the worker itself says that the server is gone, and where it hands the turn back.
+    let lost = Verdict::Again { wait: Duration::ZERO, charged: false, infra_loss: true, keep_message: true };
+    q.finish(&again, lost).await;
+    assert_eq!(q.state(task).await, "blocked");
+    assert!(reason().await.starts_with("it stalled; this project asks"), "{}", reason().await);
+    assert!(q.one::<bool>(&format!("SELECT millhand.retry_task({task}, 'other words')")).await);
+    assert_eq!(q.claim_one().await.message_id, None, "other words are another message");
+}
+
+async fn lose(q: &Queue) {
+    q.sql("UPDATE millhand.leases SET expires_at = now() - interval '1 minute'").await;
+    assert_eq!(q.store.rescue_expired(Duration::ZERO, 10, 10).await.expect("rescue").len(), 1);
+}

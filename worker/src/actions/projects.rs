@@ -20,6 +20,8 @@ pub struct ProjectRequest {
     pub model: Option<String>,
     /// hold or continue.
     pub on_failure: Option<String>,
+    /// continue or ask.
+    pub resend: Option<String>,
     /// reject or allow.
     pub asks: Option<String>,
     /// Load the repository's own agent configuration, which is code.
@@ -36,6 +38,7 @@ pub async fn add_project(store: &Store, request: &ProjectRequest) -> Result<Proj
         agent: request.agent.as_deref(),
         model: request.model.as_deref(),
         on_failure: request.on_failure.as_deref(),
+        resend: request.resend.as_deref(),
         asks: request.asks.as_deref(),
         trusted: request.trusted,
         env_pass: (!request.env_pass.is_empty()).then_some(request.env_pass.as_slice()),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use super::args_host::{
-    Asks, Db, Demo, Down, Migrate, Models, OnFailure, Project, ProjectAdd, Uninstall, Up, Worker,
+    Asks, Db, Demo, Down, Migrate, Models, OnFailure, Project, ProjectAdd, Resend, Uninstall, Up, Worker,
 };
 use crate::{model::ids::AnyId, store::reads::CostBy};
 

@@ -99,6 +99,10 @@ pub(super) struct ProjectAdd {
     /// Whether a failed task holds its session's line, or the next one runs [default: hold]
     #[arg(long, value_name = "WHAT")]
     pub(super) on_failure: Option<OnFailure>,
+    /// Whether a turn that was lost with its worker or server goes on by itself, or a person is asked first, as it
+    /// may pay for a step again [default: continue]
+    #[arg(long, value_name = "WHAT")]
+    pub(super) resend: Option<Resend>,
     /// How agents' permission asks are answered [default: reject]
     #[arg(long, value_name = "ANSWER")]
     pub(super) asks: Option<Asks>,
@@ -117,6 +121,12 @@ pub(super) struct ProjectAdd {
 pub(super) enum OnFailure {
     Hold,
     Continue,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum Resend {
+    Continue,
+    Ask,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

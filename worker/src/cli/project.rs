@@ -85,6 +85,13 @@ async fn add(context: &Context, store: &Store, arguments: args::ProjectAdd) -> O
             };
             word.to_owned()
         }),
+        resend: arguments.resend.map(|what| {
+            let word = match what {
+                args::Resend::Continue => "continue",
+                args::Resend::Ask => "ask",
+            };
+            word.to_owned()
+        }),
         asks: arguments.asks.map(|what| {
             let word = match what {
                 args::Asks::Reject => "reject",

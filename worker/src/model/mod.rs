@@ -7,6 +7,7 @@ pub mod clock;
 pub mod event;
 pub mod ids;
 pub mod lane;
+pub mod line;
 pub mod outcome;
 pub mod resume;
 pub mod retry;

@@ -66,6 +66,8 @@ pub struct ProjectOptions<'a> {
     pub model: Option<&'a str>,
     /// hold or continue.
     pub on_failure: Option<&'a str>,
+    /// continue or ask.
+    pub resend: Option<&'a str>,
     /// reject or allow.
     pub asks: Option<&'a str>,
     /// Load the repository's own agent configuration.
@@ -181,6 +183,7 @@ impl Store {
                     &options.trusted,
                     &options.env_pass,
                     &options.max_attempts,
+                    &options.resend,
                 ],
             )
             .await?;

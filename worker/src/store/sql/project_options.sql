@@ -7,5 +7,6 @@ UPDATE millhand.projects SET
     ask_policy    = coalesce($6, ask_policy),
     trusted       = coalesce($7, trusted),
     env_pass      = coalesce($8, env_pass),
-    max_attempts  = coalesce($9, max_attempts)
+    max_attempts  = coalesce($9, max_attempts),
+    resend        = coalesce($10, resend)
 WHERE name = $1

@@ -1,0 +1,111 @@
+-- Maintenance: lines in order whatever happens, a person asked before a lost turn is sent again.
+
+-- An older task that was retried goes before a head that has not begun, whenever it came to be the head; a task that is blocked
+-- goes on by its ids when it is retried.
+CREATE OR REPLACE FUNCTION millhand.advance(at_most int DEFAULT 200) RETURNS int
+LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
+DECLARE
+    nudged bigint[];
+    promoted int := 0;
+BEGIN
+    WITH taken AS (
+        DELETE FROM nudges WHERE id IN (SELECT id FROM nudges ORDER BY id LIMIT at_most FOR UPDATE SKIP LOCKED)
+        RETURNING session_id
+    )
+    SELECT array_agg(DISTINCT session_id ORDER BY session_id) INTO nudged FROM taken;
+    IF nudged IS NULL THEN
+        RETURN 0;
+    END IF;
+    -- One advance() at a time in a session, in an order that cannot deadlock. Inserts of tasks go on: their
+    -- foreign keys take KEY SHARE, which this lock allows.
+    PERFORM 1 FROM sessions WHERE id = ANY (nudged) ORDER BY id FOR NO KEY UPDATE;
+    -- Statements of their own: their snapshots see all that was committed before the locks were taken.
+    -- An older task that was retried goes first, unless the head has begun: then its message is with the agent.
+    UPDATE tasks h SET state = 'waiting', lane = NULL
+        WHERE h.session_id = ANY (nudged) AND h.state = 'pending' AND h.message_id IS NULL
+          AND EXISTS (SELECT 1 FROM tasks w WHERE w.session_id = h.session_id AND w.state = 'waiting' AND w.id < h.id);
+    UPDATE tasks t
+        SET state = 'pending', lane = lane_of(t.session_id, t.agent)
+        FROM (
+            SELECT head.id
+            FROM unnest(nudged) AS s (session_id)
+            CROSS JOIN LATERAL (
+                SELECT w.id FROM tasks w
+                WHERE w.session_id = s.session_id AND w.state = 'waiting' ORDER BY w.id LIMIT 1
+            ) head
+            WHERE NOT EXISTS (SELECT 1 FROM tasks h
+                              WHERE h.session_id = s.session_id AND h.state IN ('pending', 'running', 'blocked'))
+              AND NOT EXISTS (SELECT 1 FROM tasks f
+                              WHERE f.session_id = s.session_id AND f.holds_line AND f.id < head.id)
+        ) heads
+        WHERE t.id = heads.id AND t.state = 'waiting';
+    GET DIAGNOSTICS promoted = ROW_COUNT;
+    RETURN promoted;
+END
+$$;
+COMMENT ON FUNCTION millhand.advance(int) IS 'Works off nudges: makes the lowest waiting task of each nudged session its head where it has none, or none that has begun. The only place that promotes. Returns how many it promoted.';
+
+CREATE OR REPLACE FUNCTION millhand.sweep_lines(at_most int DEFAULT 1000) RETURNS int
+LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
+DECLARE
+    found int;
+BEGIN
+    INSERT INTO nudges (session_id)
+        SELECT w.session_id
+        FROM (SELECT session_id, min(id) AS id FROM tasks WHERE state = 'waiting' GROUP BY session_id) w
+        LEFT JOIN tasks h ON h.session_id = w.session_id AND h.state IN ('pending', 'running', 'blocked')
+        WHERE CASE
+                WHEN h.id IS NULL THEN
+                    NOT EXISTS (SELECT 1 FROM tasks f WHERE f.session_id = w.session_id AND f.holds_line AND f.id < w.id)
+                ELSE h.state = 'pending' AND h.message_id IS NULL AND h.id > w.id
+              END
+          AND NOT EXISTS (SELECT 1 FROM nudges n WHERE n.session_id = w.session_id)
+        LIMIT at_most;
+    GET DIAGNOSTICS found = ROW_COUNT;
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION millhand.sweep_lines(int) IS 'Backstop: nudges sessions whose line should move and that nobody nudged. Returns how many; anything but 0 is worth a warning.';
+
+CREATE OR REPLACE FUNCTION millhand.retry_task(task bigint, new_prompt text DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
+DECLARE
+    its_session bigint;
+    found tasks%ROWTYPE;
+BEGIN
+    SELECT session_id INTO its_session FROM tasks WHERE id = task;
+    IF its_session IS NULL THEN
+        RAISE EXCEPTION 'there is no task t%', task USING ERRCODE = 'no_data_found';
+    END IF;
+    IF new_prompt IS NOT NULL AND (new_prompt !~ '[^[:space:]]' OR octet_length(new_prompt) > 1048576) THEN
+        RAISE EXCEPTION 'the new prompt is empty or longer than 1 MiB'
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'tasks_prompt_size';
+    END IF;
+    PERFORM 1 FROM sessions WHERE id = its_session FOR NO KEY UPDATE;
+    SELECT * INTO found FROM tasks WHERE id = task FOR UPDATE;
+    IF found.state NOT IN ('failed', 'blocked', 'cancelled') THEN
+        RETURN false;
+    END IF;
+    IF EXISTS (SELECT 1 FROM sessions WHERE id = its_session AND state <> 'open') THEN
+        RAISE EXCEPTION 'session s% is closed', its_session
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'sessions_state', HINT = 'Queue the prompt again in a new session.';
+    END IF;
+    -- It goes first in its line: advance() lets a head behind it that has not begun step back.
+    UPDATE tasks SET
+        state = 'waiting', lane = NULL, holds_line = false, prompt = coalesce(new_prompt, prompt), run_at = now(),
+        attempts = 0, infra_losses = 0,
+        message_id = CASE WHEN found.state = 'blocked' AND new_prompt IS NULL THEN message_id END, cancel_requested_at = NULL, dismissed_at = NULL,
+        error_class = NULL, error_message = NULL, finished_at = NULL
+        WHERE id = task;
+    INSERT INTO nudges (session_id) VALUES (its_session);
+    INSERT INTO audit_log (action, task_id, project, details)
+        VALUES ('retry', task, found.project, jsonb_build_object('was', found.state, 'new_prompt', new_prompt IS NOT NULL));
+    NOTIFY tasks_new;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION millhand.retry_task(bigint, text) IS 'Runs a failed, blocked or cancelled task again, first in its line, with a new prompt if given; a blocked one without goes on where it was. Does nothing, and returns false, for any other.';
+
+ALTER TABLE millhand.projects ADD COLUMN resend text NOT NULL DEFAULT 'continue'
+    CONSTRAINT projects_resend CHECK (resend IN ('continue', 'ask'));
+COMMENT ON COLUMN millhand.projects.resend IS 'continue: a turn that was lost goes on by its ids, which may pay for a step again; ask: it is blocked until a person retries it.';
