@@ -72,7 +72,7 @@ async fn an_agent_that_does_the_same_over_and_over_is_broken_off() -> Result<()>
 #[tokio::test]
 async fn a_server_that_stops_mid_abort_is_ended_with_its_turn() -> Result<()> {
     let rig = Rig::with(&[("waits", WAITS)], json!({}), |setup| {
-        setup.timings.server_request = Duration::from_secs(2);
+        setup.timings.server_request = Duration::from_secs(4);
         setup.timings.server_grace = Duration::from_secs(60);
     })
     .await?;

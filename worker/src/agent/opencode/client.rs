@@ -16,7 +16,7 @@ const USER: &str = "opencode";
 /// Longest answer that is read. A page of messages with large tool inputs stays far below.
 const MAX_ANSWER: usize = 128 << 20;
 /// Messages per page.
-const PAGE: usize = 100;
+pub(super) const PAGE: usize = 100;
 /// Pages of one list that are read at most.
 const MAX_PAGES: usize = 100;
 /// Before a read is tried again on a new connection.
@@ -202,14 +202,16 @@ impl Client {
         self.get(&format!("/session/{}/children", segment(id)), &[]).await
     }
 
-    /// The newest messages, in order, page by page, until `enough` says so of what is there by then.
+    /// The newest messages, in order, page by page, until `enough` says so of what is there by then. The first page has `first` of
+    /// them, if that is fewer than a page: they cost a server time even if nobody needs them.
     pub(super) async fn messages(
         &self,
         id: &str,
+        first: usize,
         enough: impl Fn(&[MessageWithParts]) -> bool,
     ) -> Result<Vec<MessageWithParts>, ClientError> {
         let path = format!("/session/{}/message", segment(id));
-        let limit = PAGE.to_string();
+        let mut limit = first.clamp(1, PAGE).to_string();
         let mut all: Vec<MessageWithParts> = Vec::new();
         let mut before: Option<String> = None;
         for _ in 0..MAX_PAGES {
@@ -223,6 +225,7 @@ impl Client {
                 break;
             }
             before = next;
+            limit = PAGE.to_string();
         }
         Ok(all)
     }

@@ -2,8 +2,8 @@
 //!
 //! - [`OpencodeBackend`] (here): which server a conversation runs on, and what is checked before anything is paid for.
 //! - `pool`, `lifecycle`: which projects have a server, and how servers come and go.
-//! - `server`, `health`, `directories`, `config`, `catalogue`: a server process, whether it lives, the worktrees that it has loaded, what
-//!   it is started with, and the models that it knows.
+//! - `server`, `health`, `directories`, `conversations`, `config`, `catalogue`: a server process, whether it lives, the worktrees that it
+//!   has loaded, the conversations that it need not be asked about, what it is started with, and the models that it knows.
 //! - `client`, `stream`, `wire`: its HTTP, its event stream, their format. `instructions`: the repository's AGENTS.md; `guard`:
 //!   its code, which must not run unless trusted.
 //! - `turn`: one turn from prompt to report. It waits and reads; `settle` and `ending` decide, `transcript`, `tag` and `tree` keep
@@ -14,7 +14,7 @@
 //! server or a worker died (the ids of message and part are the caller's, and posting them again resumes).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ffi::OsString,
     path::{Path, PathBuf},
     sync::Arc,
@@ -46,6 +46,7 @@ use crate::{
 mod catalogue;
 mod client;
 mod config;
+mod conversations;
 mod directories;
 mod ending;
 mod facts;
@@ -300,7 +301,9 @@ impl Backend for OpencodeBackend {
                 let title: String = request.title.chars().take(MAX_TITLE).collect();
                 let title = if title.trim().is_empty() { "Millhand".to_owned() } else { title };
                 let client = server.client.patient(self.setup.timings.server_start);
-                client.create_session(&directory, &title).await.map_err(from_client)?.id
+                let id = client.create_session(&directory, &title).await.map_err(from_client)?.id;
+                server.conversations.remember(&id, &directory, HashSet::new());
+                id
             }
         };
         Ok(AgentSession {
@@ -423,6 +426,9 @@ async fn resume(
 ) -> Result<Option<String>, AgentError> {
     let Some((id, hash)) = wanted else { return Ok(None) };
     let why = if *hash == server.config_hash {
+        if server.conversations.is_known(id, directory) {
+            return Ok(Some(id.clone()));
+        }
         match server.client.session(id).await {
             Ok(session) if Path::new(&session.directory) == directory => return Ok(Some(id.clone())),
             Ok(session) => format!("it belongs to another folder, {}", session.directory),

@@ -22,6 +22,7 @@ use super::{
     OpencodeSetup,
     client::Client,
     config::{Folders, Plan},
+    conversations::Conversations,
     directories::{Directories, InUse},
     facts::Facts,
     health::{Pulse, watch_over},
@@ -57,6 +58,8 @@ pub(super) struct Server {
     pub(super) cold: Arc<Semaphore>,
     /// The worktrees that it has loaded.
     pub(super) directories: Arc<Directories>,
+    /// The conversations that it need not be asked about.
+    pub(super) conversations: Conversations,
     /// What was asked of it about modes and models, by directory.
     pub(super) facts: tokio::sync::Mutex<HashMap<PathBuf, Arc<Facts>>>,
     turns: watch::Sender<usize>,
@@ -160,6 +163,7 @@ impl Server {
             gone: pulse.gone.clone(),
             cold: Arc::new(Semaphore::new(COLD_AT_ONCE)),
             directories: Arc::default(),
+            conversations: Conversations::default(),
             facts: tokio::sync::Mutex::default(),
             turns: watch::Sender::new(0),
             pulse,

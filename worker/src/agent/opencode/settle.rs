@@ -179,6 +179,11 @@ impl Watch {
         self.user_seen = true;
     }
 
+    /// Whether our message is known to be in the conversation.
+    pub(super) fn has_user(&self) -> bool {
+        self.user_seen
+    }
+
     /// An assistant message of the turn was heard of; `finish` once, when it has one.
     pub(super) fn saw_assistant(&mut self, finish: Option<&str>) {
         self.assistant_seen = true;

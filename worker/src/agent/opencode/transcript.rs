@@ -71,6 +71,18 @@ impl Transcript {
         &self.summary
     }
 
+    /// Messages of the turn that were heard of.
+    pub(super) fn heard(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Ids of all messages of the conversation that are known.
+    pub(super) fn into_message_ids(self) -> HashSet<String> {
+        let mut ids = self.earlier;
+        ids.extend(self.messages.into_keys());
+        ids
+    }
+
     /// Whether something was heard of that only a GET can explain. Asking clears it.
     pub(super) fn take_missing(&mut self) -> bool {
         std::mem::take(&mut self.missing)

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    client::{Client, ClientError},
+    client::{Client, ClientError, PAGE},
     transcript::usage_of,
     wire::{Message, MessageWithParts, Session},
 };
@@ -24,11 +24,23 @@ pub(super) struct Tree {
     root: String,
     messages: BTreeMap<(String, String), Message>,
     running_tools: HashMap<String, Instant>,
+    /// Something was heard of a subagent.
+    has_subagents: bool,
 }
 
 impl Tree {
     pub(super) fn new(root: &str) -> Self {
-        Self { root: root.to_owned(), messages: BTreeMap::new(), running_tools: HashMap::new() }
+        Self { root: root.to_owned(), messages: BTreeMap::new(), running_tools: HashMap::new(), has_subagents: false }
+    }
+
+    /// Something was heard in a conversation of the tree.
+    pub(super) fn heard_in(&mut self, session: &str) {
+        self.has_subagents |= session != self.root;
+    }
+
+    /// Whether anything was heard of a subagent.
+    pub(super) fn has_subagents(&self) -> bool {
+        self.has_subagents
     }
 
     /// Takes a message, in its newest form.
@@ -38,6 +50,7 @@ impl Tree {
 
     /// Takes the status of a tool call. The call that runs a subagent says nothing: the subagent may be the one that is stuck.
     pub(super) fn tool(&mut self, part: &str, tool: &str, status: &str, now: Instant) {
+        self.has_subagents |= tool == "task";
         if status == "running" && tool != "task" {
             self.running_tools.entry(part.to_owned()).or_insert(now);
         } else {
@@ -59,7 +72,7 @@ impl Tree {
                 continue;
             }
             let (messages, children) =
-                tokio::try_join!(client.messages(&session.id, |_| false), client.children(&session.id))?;
+                tokio::try_join!(client.messages(&session.id, PAGE, |_| false), client.children(&session.id))?;
             for mut message in messages {
                 message.info.session.clone_from(&session.id);
                 self.message(&message.info);
@@ -110,10 +123,7 @@ pub(super) fn since(messages: Vec<MessageWithParts>, ours: &str) -> Vec<MessageW
     after
 }
 
-/// Whether enough pages were read to know all since our message, if it is there at all.
+/// Whether our message is among these.
 pub(super) fn reaches(messages: &[MessageWithParts], ours: &str) -> bool {
-    let is_there = messages.iter().any(|message| message.info.id == ours);
-    let follows = messages.iter().any(|message| message.info.parent.as_deref() == Some(ours));
-    // Without a trace of it in the newest page it was never sent: nothing comes between a prompt and its answers.
-    is_there || !follows
+    messages.iter().any(|message| message.info.id == ours)
 }

@@ -31,7 +31,7 @@ impl Turn<'_> {
             Err(Cut::ServerLost(why)) if !self.server.gone.is_cancelled() => {
                 self.unanswered_looks += 1;
                 self.server.suspect();
-                self.must_read = true;
+                self.has_missed();
                 if let Some(ended) = self.watch.given_up(Instant::now()) {
                     self.give_up_server().await;
                     return Ok(Some(ended));
@@ -52,7 +52,9 @@ impl Turn<'_> {
         let client = &self.server.client;
         let directory = &self.session.directory;
         // What nobody tells of has to be read.
-        self.must_read |= !self.server.is_connected();
+        if !self.server.is_connected() {
+            self.has_missed();
+        }
         if !self.must_read && !self.watch.expects_end() {
             // The poll beside the stream: usually the turn is just busy.
             let statuses = self.lives(client.statuses(directory)).await?;
@@ -62,9 +64,10 @@ impl Turn<'_> {
                 return Ok(None);
             }
         }
-        let read = async {
-            tokio::try_join!(client.statuses(directory), self.read_messages(), client.children(&self.session.id))
-        };
+        let may_have_children = !self.heard_all || self.tree.has_subagents();
+        let children =
+            async { if may_have_children { client.children(&self.session.id).await } else { Ok(Vec::new()) } };
+        let read = async { tokio::try_join!(client.statuses(directory), self.read_messages(), children) };
         let (mut statuses, messages, children) = self.lives(read).await?;
         let messages = tree::since(messages, &self.prompt.message_id);
         if std::mem::take(&mut self.must_read) {

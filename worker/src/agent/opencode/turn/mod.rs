@@ -13,7 +13,7 @@ use tokio::{sync::OwnedSemaphorePermit, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    client::{ClientError, PromptBody},
+    client::{ClientError, PAGE, PromptBody},
     ending::{Broken, Context, name_ending},
     instructions,
     repeats::Repeats,
@@ -37,6 +37,8 @@ mod look;
 const POSTS: usize = 3;
 /// How long a worktree's first turn keeps others' first turns waiting at most.
 const COLD_WITHIN: Duration = Duration::from_secs(20);
+/// Messages that a turn may have beside those that were heard of, before a second page is needed to read it.
+const UNHEARD_MESSAGES: usize = 4;
 /// How long events of a stopped turn wait for somebody to take them.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -58,6 +60,8 @@ pub(super) struct Turn<'a> {
     answered: HashSet<String>,
     /// Only a full GET tells what happened.
     must_read: bool,
+    /// Nothing was lost so far: all that happened was heard.
+    heard_all: bool,
     cold: Option<(OwnedSemaphorePermit, Instant)>,
 }
 
@@ -110,6 +114,7 @@ pub(super) async fn run(
         finished: std::collections::HashMap::new(),
         answered: HashSet::new(),
         must_read: false,
+        heard_all: prompt.is_new,
         cold: None,
     };
     let ended = match turn.begin(setup).await {
@@ -117,26 +122,61 @@ pub(super) async fn run(
         Ok(None) => turn.follow(&mut subscription).await,
         Err(cut) => Err(cut),
     };
+    let was_seen_through = ended.is_ok() && turn.heard_all && !turn.watch.is_broken();
     let (ending, error) = ended.unwrap_or_else(|cut| match cut {
         Cut::ServerLost(why) => (Ending::ServerLost, format!("opencode's server was lost during the turn: {why}")),
         Cut::Refused(why) => (Ending::AgentError, why),
     });
-    TurnReport {
+    let report = TurnReport {
         ending,
         error,
         summary: turn.transcript.summary().to_owned(),
         steps: turn.tree.usage(&prompt.began_with),
+    };
+    if was_seen_through {
+        server.conversations.remember(&session.id, &session.directory, turn.transcript.into_message_ids());
     }
+    report
 }
 
 impl Turn<'_> {
     /// Sends the prompt, unless it is there and answered already.
     async fn begin(&mut self, setup: TurnSetup<'_>) -> Result<Option<(Ending, String)>, Cut> {
-        let ours = self.prompt.message_id.as_str();
-        let messages = match self.prompt.is_new {
-            true => self.lives(self.server.client.messages(&self.session.id, |_| true)).await?,
-            false => self.lives(self.read_messages()).await?,
+        let known = self.server.conversations.take(&self.session.id);
+        match known.filter(|_| self.prompt.is_new) {
+            Some(earlier) => self.transcript = Transcript::new(&self.session.id, setup.show_reasoning, earlier),
+            None => {
+                if let Some(ended) = self.catch_up(setup).await? {
+                    return Ok(Some(ended));
+                }
+            }
+        }
+        if !self.enter_cold_gate().await {
+            return Ok(Some(Broken::Stopped.ending()));
+        }
+        let directory = self.session.directory.clone();
+        let read = if self.session.project.trusted {
+            // opencode reads them by itself then.
+            instructions::Instructions::default()
+        } else {
+            tokio::task::spawn_blocking(move || instructions::read(&directory)).await.unwrap_or_default()
         };
+        if let Some(message) = read.warning {
+            self.tell(AgentEvent::Warning { message }).await;
+        }
+        self.post(read.text.as_deref()).await?;
+        self.watch = Watch::new(Limits::new(setup.timings, self.session.step_limit), Instant::now());
+        Ok(None)
+    }
+
+    /// Reads what the conversation holds already: messages of earlier turns, and the prompt itself if it was sent before. It may even be
+    /// answered.
+    async fn catch_up(&mut self, setup: TurnSetup<'_>) -> Result<Option<(Ending, String)>, Cut> {
+        let ours = self.prompt.message_id.as_str();
+        let began_with = &self.prompt.began_with;
+        // One that was sent before is looked for through the whole conversation.
+        let is_enough = |messages: &[MessageWithParts]| self.prompt.is_new || tree::reaches(messages, began_with);
+        let messages = self.lives(self.server.client.messages(&self.session.id, PAGE, is_enough)).await?;
         let mine = tree::since(messages.clone(), ours);
         // All that belongs to the turn, of which `mine` are the last if this prompt only tells it to go on.
         let whole = tree::since(messages.clone(), &self.prompt.began_with);
@@ -157,21 +197,6 @@ impl Turn<'_> {
             }
             self.tell(AgentEvent::Status { message: "continuing a prompt that opencode has already".to_owned() }).await;
         }
-        if !self.enter_cold_gate().await {
-            return Ok(Some(Broken::Stopped.ending()));
-        }
-        let directory = self.session.directory.clone();
-        let read = if self.session.project.trusted {
-            // opencode reads them by itself then.
-            instructions::Instructions::default()
-        } else {
-            tokio::task::spawn_blocking(move || instructions::read(&directory)).await.unwrap_or_default()
-        };
-        if let Some(message) = read.warning {
-            self.tell(AgentEvent::Warning { message }).await;
-        }
-        self.post(read.text.as_deref()).await?;
-        self.watch = Watch::new(Limits::new(setup.timings, self.session.step_limit), Instant::now());
         Ok(None)
     }
 
@@ -254,7 +279,7 @@ impl Turn<'_> {
                 match delivery {
                     Delivery::Event(event) => self.take(event).await,
                     Delivery::Lost => {
-                        self.must_read = true;
+                        self.has_missed();
                         self.watch.lost_events(Instant::now());
                     }
                 }
@@ -262,6 +287,12 @@ impl Turn<'_> {
             }
             () = tokio::time::sleep_until(until.into()) => Ok(()),
         }
+    }
+
+    /// Not all was heard: what happened must be read.
+    fn has_missed(&mut self) {
+        self.must_read = true;
+        self.heard_all = false;
     }
 
     async fn abort(&mut self, why: Broken) {
@@ -276,6 +307,9 @@ impl Turn<'_> {
         let now = Instant::now();
         let is_root = event.session.as_deref() == Some(self.session.id.as_str());
         self.watch.heard(now);
+        if let Some(session) = &event.session {
+            self.tree.heard_in(session);
+        }
         let mut told = Vec::new();
         match event.read() {
             Event::Message(message) => self.take_message(&message, is_root),
@@ -319,7 +353,7 @@ impl Turn<'_> {
             Event::Idle | Event::Error(_) | Event::Plan(_) | Event::Ignored => {}
         }
         if self.transcript.take_missing() {
-            self.must_read = true;
+            self.has_missed();
             self.watch.lost_events(now);
         }
         for event in told {
@@ -382,9 +416,15 @@ impl Turn<'_> {
         }
     }
 
+    /// Reads the messages of the turn. As long as nothing was heard of the first one it may not be there at all: then only the newest.
     async fn read_messages(&self) -> Result<Vec<MessageWithParts>, ClientError> {
-        let first = &self.prompt.began_with;
-        self.server.client.messages(&self.session.id, |messages| tree::reaches(messages, first)).await
+        let expected = self.transcript.heard() + UNHEARD_MESSAGES;
+        let began_with = &self.prompt.began_with;
+        let is_answer = |message: &MessageWithParts| message.info.parent.as_deref() == Some(began_with.as_str());
+        let is_enough = |messages: &[MessageWithParts]| {
+            tree::reaches(messages, began_with) || !(self.watch.has_user() || messages.iter().any(is_answer))
+        };
+        self.server.client.messages(&self.session.id, expected, is_enough).await
     }
 
     /// Waits for a request, as long as the server lives.
