@@ -1,5 +1,6 @@
 //! Tests of: supervise. Real processes, real signals.
 
+mod adoption;
 mod deadline;
 mod sandbox;
 

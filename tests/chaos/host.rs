@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use millhand::{postgres::Running, supervise::find_family};
+use millhand::postgres::Running;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
@@ -91,12 +91,7 @@ impl ChaosHost {
     /// Its agent's servers.
     pub(super) fn servers(&self) -> Vec<u32> {
         let Some(scope) = self.scope() else { return Vec::new() };
-        let serves = |pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let mut words = line.split(|byte| *byte == 0);
-            words.next().is_some_and(|program| program.ends_with(b"opencode")) && words.next() == Some(b"serve")
-        };
-        find_family(&scope).into_iter().filter(serves).collect()
+        support::worker::servers(&scope)
     }
 
     /// Sends its worker a signal, if it is there.

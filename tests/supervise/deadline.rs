@@ -16,8 +16,8 @@ async fn turns_end_at_the_deadline_and_an_idle_child_lives_on() -> Result<()> {
     let (child, pids) = stubborn(&supervisor, &folder).await?;
     let idle = start(&supervisor, shell(&folder, "exec sleep 1000")).await?;
     let once_busy = start(&supervisor, shell(&folder, "exec sleep 1000")).await?;
-    drop(once_busy.busy().await);
-    let _busy = child.busy().await;
+    drop(once_busy.busy(String::new()).await);
+    let _busy = child.busy(String::new()).await;
     let before = Instant::now();
     lifeline.set(alive(SHORT));
     assert_eq!(child.exited().await, Exit::Signal(9), "it ignores being asked");
@@ -33,7 +33,7 @@ async fn each_word_of_the_worker_puts_the_deadline_off() -> Result<()> {
     let folder = TempDir::new()?;
     let lifeline = Lifeline::new(alive(SHORT * 3));
     let child = start(&supervisor().with_lifeline(lifeline.clone()), shell(&folder, "exec sleep 1000")).await?;
-    let _busy = child.busy().await;
+    let _busy = child.busy(String::new()).await;
     let mut words = tokio::time::interval(SHORT / 3);
     for _ in 0..15 {
         words.tick().await;
@@ -50,7 +50,7 @@ async fn a_turn_that_begins_late_is_bound_by_the_deadline_at_once() -> Result<()
     let child = start(&supervisor().with_lifeline(lifeline), shell(&folder, "exec sleep 1000")).await?;
     assert!(lives(child.pid()), "without a turn it may live");
     // Ended before, or told and then ended; it never hangs.
-    let _busy = tokio::time::timeout(LONG, child.busy()).await?;
+    let _busy = tokio::time::timeout(LONG, child.busy(String::new())).await?;
     assert_eq!(tokio::time::timeout(LONG, child.exited()).await?, Exit::Signal(15));
     Ok(())
 }
@@ -62,12 +62,12 @@ async fn no_turn_slips_through_between_two_words() -> Result<()> {
     let lifeline = Lifeline::new(alive(LONG));
     let child = start(&supervisor().with_lifeline(lifeline.clone()), shell(&folder, "exec sleep 1000")).await?;
     for _ in 0..300 {
-        let (one, two) = tokio::join!(child.busy(), child.busy());
+        let (one, two) = tokio::join!(child.busy(String::new()), child.busy(String::new()));
         drop(one);
         tokio::task::yield_now().await;
         drop(two);
     }
-    let _busy = child.busy().await;
+    let _busy = child.busy(String::new()).await;
     lifeline.set(alive(Duration::ZERO));
     assert_eq!(tokio::time::timeout(LONG, child.exited()).await?, Exit::Signal(15));
     Ok(())

@@ -7,6 +7,7 @@ pub mod opencode;
 pub mod programs;
 pub mod proxy;
 pub mod wait;
+pub mod worker;
 pub mod world;
 
 pub use binary::millhand;

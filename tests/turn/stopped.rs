@@ -1,6 +1,6 @@
 //! A worker that is stopped, not killed: its pipes and connections stay open, and only its silence tells.
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use millhand::{
@@ -8,10 +8,10 @@ use millhand::{
     service::Host,
     supervise::find_family,
 };
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
 use crate::support::{
-    millhand, wait_until,
+    millhand, wait_until, worker,
     world::{TURN_WITHIN, World, stop},
 };
 
@@ -20,31 +20,6 @@ const LONG_TOOL: &str = r#"[
   {"type": "tool_call", "id": "c1", "name": "bash", "arguments": {"command": "setsid sleep 1000 & touch begun; sleep 1000", "description": "Work"}},
   {"type": "text", "content": "finished"}, {"type": "done"}
 ]"#;
-
-/// A worker of the world's home, in a process of its own.
-fn worker(world: &World) -> Result<Child> {
-    let settings = &world.settings;
-    let path = std::env::var_os("PATH").context("PATH")?;
-    let mut command = Command::new(millhand());
-    command
-        .arg("worker")
-        .env_clear()
-        .env("PATH", path)
-        .env("HOME", world.path().join("user"))
-        .env("MILLHAND_HOME", settings.home.root())
-        .env("MILLHAND_DATABASE_URL", world.db.url())
-        .env("MILLHAND_AGENT_OPENCODE_BINARY", settings.opencode.binary.as_deref().context("opencode")?)
-        .env("MILLHAND_AGENT_OPENCODE_CONFIG", settings.opencode.config.as_deref().context("config")?)
-        .env("MILLHAND_AGENT_OPENCODE_DEFAULT_MODEL", settings.opencode.default_model.as_deref().context("model")?)
-        .env("MILLHAND_TIMINGS_LEASE", "8s")
-        .env("MILLHAND_TIMINGS_HEARTBEAT", "1s")
-        .env("MILLHAND_TIMINGS_RESCUE", "1s")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true);
-    Ok(command.spawn()?)
-}
 
 async fn signal(signal: &str, pid: u32) -> Result<()> {
     let status = Command::new("kill").args([signal, &pid.to_string()]).status().await?;
@@ -56,7 +31,7 @@ async fn signal(signal: &str, pid: u32) -> Result<()> {
 async fn the_turns_of_a_stopped_worker_are_dead_before_anyone_may_start_them_and_the_zombie_writes_nothing()
 -> Result<()> {
     let world = World::new(&[("long", LONG_TOOL)]).await?;
-    let mut stopped = worker(&world)?;
+    let mut stopped = worker::start(&world, &[("MILLHAND_TIMINGS_LEASE", "8s")])?;
     let pid = stopped.id().context("its process id")?;
     let task = world.queue("x").await?;
     wait_until("the tool runs", TURN_WITHIN, async || {

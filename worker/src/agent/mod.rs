@@ -191,6 +191,10 @@ pub trait Backend: Send + Sync {
     /// Looks after the servers: ends idle, old and large ones, and lets go of worktrees that are not used.
     async fn tend(&self);
 
+    /// Takes over what an earlier worker of this host left running, as far as it can go on, and ends the rest. Called once, when that
+    /// worker's leases are taken over and before any task is claimed.
+    async fn take_over(&self);
+
     /// What this host can run.
     async fn probe(&self) -> Probe;
 

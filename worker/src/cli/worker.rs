@@ -27,7 +27,7 @@ use super::{
 use crate::{
     actions::{self, Overview},
     config::{LogFormat, private_folder},
-    service::Host,
+    service::{self, Host},
     store::{Store, StoreError, migrate::SchemaState},
     supervise::{HostLock, ServiceManager},
 };
@@ -79,10 +79,14 @@ async fn run_until_told(context: &Context, store: Option<Store>, manager: &Servi
             None => start_when_reachable(context).await,
         }
     };
-    let (host, _database) = tokio::select! {
-        started = started => started?,
-        _ = terminate.recv() => return Ok(Exit::Done),
-        _ = interrupt.recv() => return Ok(Exit::Done),
+    let started = tokio::select! {
+        started = started => Some(started?),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    let Some((host, _database)) = started else {
+        // What an earlier worker left, it left for one that goes on.
+        return end_leftovers(context).await.map(|_| Exit::Done);
     };
     let at_once = context.settings.worker.turns_at_once();
     manager.ready(&format!("{at_once} turns at once"));
@@ -350,7 +354,8 @@ pub(super) async fn down(context: &Context, arguments: &Down) -> Outcome {
     let screen = context.screen;
     let private = context.settings.home.private();
     let Some(pid) = HostLock::holder(&private) else {
-        screen.object("worker", &json!({ "pid": null, "stopped": false }))?;
+        let ended = end_leftovers(context).await?;
+        screen.object("worker", &json!({ "pid": null, "stopped": false, "leftovers_ended": ended }))?;
         screen
             .line(&format!("No worker runs in {}", safe_line(&context.settings.home.root().display().to_string())))?;
         return Ok(Exit::Done);
@@ -382,6 +387,12 @@ pub(super) async fn down(context: &Context, arguments: &Down) -> Outcome {
     screen
         .line(&format!("{} Stopped; tasks that were running start again with the next worker", "✓".style(green())))?;
     Ok(Exit::Done)
+}
+
+/// Ends what a worker left behind that was killed, and that the next one would take over.
+async fn end_leftovers(context: &Context) -> Outcome<usize> {
+    let ended = service::end_leftovers(&context.settings).await;
+    ended.map_err(|error| Failure::broken(format!("end what a worker left behind: {error:#}"), None))
 }
 
 fn terminate(pid: u32) -> Outcome<()> {

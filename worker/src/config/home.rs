@@ -73,6 +73,11 @@ impl Home {
         self.root.join("trash")
     }
 
+    /// The doors of the shims, and the key to them.
+    pub fn shims(&self) -> PathBuf {
+        self.private().join("shims")
+    }
+
     /// Logs of workers, servers and Postgres.
     pub fn logs(&self) -> PathBuf {
         self.private().join("logs")

@@ -166,6 +166,8 @@ pub struct OpencodeSettings {
     pub recycle_mb: i32,
     /// How often a turn that was cut off at its limit of steps is told to go on.
     pub step_resumes: i32,
+    /// Let servers outlive a worker that dies, for the next one to take them over.
+    pub adopt: bool,
 }
 
 impl OpencodeSettings {
@@ -255,6 +257,7 @@ impl Settings {
                 max_servers: None,
                 recycle_mb: 1500,
                 step_resumes: 1,
+                adopt: true,
             },
             sandbox: SandboxSettings::default(),
             postgres: PostgresSettings { binaries: None },

@@ -55,6 +55,8 @@ pub struct Timings {
     pub tend: Duration,
     /// From asking a process to end to killing it.
     pub kill_grace: Duration,
+    /// How long an idle agent server whose worker died waits for the next worker. One with turns: as long as its leases.
+    pub adopt_grace: Duration,
     /// How long turns may go on after a worker was told to stop.
     pub drain: Duration,
     /// Between looks for worktrees that nobody needs.
@@ -95,6 +97,7 @@ impl Default for Timings {
             server_patience: Duration::from_secs(60),
             tend: Duration::from_secs(30),
             kill_grace: Duration::from_secs(2),
+            adopt_grace: Duration::from_secs(60),
             drain: Duration::from_secs(30),
             reap: Duration::from_secs(60),
             reap_grace: Duration::from_secs(3600),

@@ -16,12 +16,14 @@ use crate::{
     config::{self, SandboxMode, Settings},
     git::Git,
     store::Store,
-    supervise::{HostLock, Supervisor, end_family, sandbox_is_supported},
+    supervise::{Doors, HostLock, HostLockError, Supervisor, end_family, sandbox_is_supported},
     tools::{Search, find_opencode},
     turn::{Turns, lease::Leases},
     worktrees::Worktrees,
 };
 
+/// The first process of a container: when it dies, everything does.
+const CONTAINERS_FIRST: u32 = 1;
 /// Worktrees that one agent server keeps loaded.
 const MAX_DIRECTORIES: usize = 50;
 
@@ -48,13 +50,14 @@ impl Host {
         let lock = HostLock::acquire(&home.private())?;
         let host_id = config::host_id(home).context("read the host's id")?;
 
-        // The lock proves that no worker of this home lives: what carries its mark is left over, and must be gone before anyone starts
-        // those turns again.
+        // The lock proves that no worker of this home lives: what carries its mark is left over, and is adopted or ended when its leases
+        // are taken over, before anyone goes on with those turns.
         let leases = Leases::new(settings.timings.lease);
-        let supervisor = Supervisor::new(millhand, host_id.clone()).with_lifeline(leases.lifeline());
-        let ended = end_family(supervisor.scope(), settings.timings.kill_grace).await;
-        if ended > 0 {
-            tracing::warn!(processes = ended, "ended processes that an earlier worker left behind");
+        let lifeline = leases.lifeline().with_idle(settings.timings.adopt_grace);
+        let mut supervisor = Supervisor::new(millhand, host_id.clone()).with_lifeline(lifeline);
+        if settings.opencode.adopt && std::process::id() != CONTAINERS_FIRST {
+            let doors = Doors::open(&home.shims()).with_context(|| format!("prepare {}", home.shims().display()))?;
+            supervisor = supervisor.with_doors(doors);
         }
 
         let git = Git::new(None, settings.environment.0.clone().into_iter().collect(), home.clone()).await?;
@@ -111,6 +114,24 @@ impl Host {
     }
 }
 
+/// Ends what a worker of this home left behind that died; not while one lives. Returns how many processes there were.
+///
+/// # Errors
+///
+/// The home cannot be read or locked.
+pub async fn end_leftovers(settings: &Settings) -> anyhow::Result<usize> {
+    let home = &settings.home;
+    if !home.private().is_dir() {
+        return Ok(0);
+    }
+    let _lock = match HostLock::acquire(&home.private()) {
+        Err(HostLockError::Held { .. }) => return Ok(0),
+        lock => lock?,
+    };
+    let host_id = config::host_id(home).context("read the host's id")?;
+    Ok(end_family(&host_id, settings.timings.kill_grace).await)
+}
+
 /// opencode as the settings have it, for asking it what it offers: no worker, no lock. `scope` and `cache` are the caller's
 /// own, so that it gets in the way of no worker of this home.
 ///
@@ -150,7 +171,7 @@ async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBu
     };
     let opencode = tokio::task::spawn_blocking(move || find_opencode(&search)).await??;
     tracing::info!(version = %opencode.version, path = %opencode.path.display(), "found opencode");
-    Ok(OpencodeBackend::new(OpencodeSetup {
+    let backend = OpencodeBackend::new(OpencodeSetup {
         binary: opencode.path,
         supervisor,
         timings: settings.timings,
@@ -168,7 +189,8 @@ async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBu
         confinement: Confinement::new(settings),
         cache,
         logs: Some(settings.home.logs()),
-    }))
+    });
+    Ok(backend.with_version(opencode.version))
 }
 
 /// The operator's opencode configuration: JSON as it stands, or a file with it.

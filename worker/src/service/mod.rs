@@ -23,12 +23,12 @@ use crate::{
     },
     turn::{
         Runner,
-        lease::{Leases, StopReason},
+        lease::{Leases, Sent, StopReason},
     },
     worktrees::Worktrees,
 };
 
-pub use host::{Host, opencode_backend};
+pub use host::{Host, end_leftovers, opencode_backend};
 pub use trial::{SandboxTrial, try_sandbox};
 
 /// How long turns that were told to stop may take to save what they have.
@@ -97,8 +97,14 @@ impl Worker {
                 capacity: settings.concurrency,
             })
             .await?;
+        let sent = Sent::now();
         for task in store.rescue_host(&settings.host_id, settings.max_infra_losses, id).await? {
             tracing::warn!(task = task.task_id, state = task.state, "taken back from an earlier worker of this host");
+        }
+        // Their turns are nobody else's now, and this worker's for as long as a lease: time enough for the first heartbeat.
+        leases.renewed(sent);
+        if let Some(backend) = &backend {
+            backend.take_over().await;
         }
 
         let wakes = Wakes::default();

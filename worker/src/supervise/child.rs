@@ -11,17 +11,18 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    process::{ChildStdin, ChildStdout, Command},
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
+    process::Command,
     sync::{broadcast, mpsc, watch},
     time::timeout,
 };
 use uuid::Uuid;
 
 use super::{
-    Alive, BootTime, ChildSpec, Exit, Lifeline, Line,
+    Busy, ChildSpec, Doors, Exit, Leftover, Lifeline, Line, OutputLimits,
     family::KILL_LIMIT,
     wire::{self, Event, Request, Spec},
+    word::{Turns, Word},
 };
 
 /// How long a shim may take to start its child: it is our own small program, but the machine may be busy.
@@ -30,10 +31,13 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 const LINES: usize = 1024;
 /// Requests under way to the owner of a child.
 const REQUESTS: usize = 8;
-/// How long a child without turns may live without a word from its worker.
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// What the shim needs beside the grace: the kill, the last lines, its own end.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
+
+/// What a shim says, by a pipe or a socket.
+type Reads = BufReader<Box<dyn AsyncRead + Send + Unpin>>;
+/// What it is told.
+type Writes = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// Starts children of one home.
 #[derive(Clone, Debug)]
@@ -41,6 +45,7 @@ pub struct Supervisor {
     millhand: PathBuf,
     scope: String,
     lifeline: Option<Lifeline>,
+    doors: Option<Doors>,
 }
 
 /// Why a child was not started.
@@ -89,7 +94,7 @@ impl Supervisor {
     /// `scope` names the home in the markers of its families, for [`find_family`](super::find_family): it is the same at each start
     /// of a worker of this home, and no other home's.
     pub fn new(millhand: impl Into<PathBuf>, scope: impl Into<String>) -> Self {
-        Self { millhand: millhand.into(), scope: scope.into(), lifeline: None }
+        Self { millhand: millhand.into(), scope: scope.into(), lifeline: None, doors: None }
     }
 
     /// The same, whose children are ended when the lifeline tears: those with turns when it says so, others a while after the last
@@ -97,6 +102,13 @@ impl Supervisor {
     #[must_use]
     pub fn with_lifeline(self, lifeline: Lifeline) -> Self {
         Self { lifeline: Some(lifeline), ..self }
+    }
+
+    /// The same, whose children can be adopted by the next worker of the home if this process dies: those with a
+    /// [`hand_over`](ChildSpec::hand_over), and only with a lifeline, as nothing else would end them.
+    #[must_use]
+    pub fn with_doors(self, doors: Doors) -> Self {
+        Self { doors: Some(doors), ..self }
     }
 
     /// The scope of its families.
@@ -111,7 +123,7 @@ impl Supervisor {
         let marker = format!("{}.{}", self.scope, Uuid::new_v4().simple());
         let tail_lines = spec.output.tail_lines;
         let kill_grace = spec.kill_grace;
-        let first = wire::line(&Request::Start(Box::new(to_wire(spec, &marker))))
+        let first = wire::line(&Request::Start(Box::new(self.to_wire(spec, &marker))))
             .map_err(|error| silent(&error.to_string()))?;
 
         let mut shim = Command::new(&self.millhand)
@@ -124,7 +136,7 @@ impl Supervisor {
         let (Some(mut stdin), Some(stdout)) = (shim.stdin.take(), shim.stdout.take()) else {
             return Err(silent("no pipes"));
         };
-        let mut events = BufReader::new(stdout);
+        let mut events: Reads = BufReader::new(Box::new(stdout));
         let started = async {
             // A shim that is gone already says so by its closed stdout.
             let _ = stdin.write_all(&first).await;
@@ -133,43 +145,82 @@ impl Supervisor {
         let pid = match timeout(START_WITHIN, started).await {
             Ok(Some(Event::Started { pid })) => pid,
             Ok(Some(Event::Failed { message })) => return Err(SpawnError::Child { name, message }),
-            Ok(Some(other)) => return Err(silent(&format!("it began with {other:?}"))),
+            Ok(Some(_)) => return Err(silent("it began with something else")),
             Ok(None) => return Err(silent("it ended at once")),
             Err(_) => return Err(silent("it said nothing in time")),
         };
+        let known = Known { name, pid, marker, kill_grace, tail_lines };
+        Ok(self.handle(known, Some(shim), Box::new(stdin), events, Turns::new(self.lifeline.is_some())))
+    }
+
+    /// The children that an earlier worker of this home left, and whose shims answer.
+    pub async fn leftovers(&self) -> Vec<Leftover> {
+        match &self.doors {
+            Some(doors) => doors.knock_at_all().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Takes a child over, with the turns that run on it: each as it was noted. None if its shim does not agree.
+    pub async fn adopt(&self, leftover: Leftover) -> Option<(Child, Vec<(String, Busy)>)> {
+        let alive = self.lifeline.as_ref()?.get();
+        let (left, events, requests) = leftover.take_over(alive).await?;
+        let known = Known {
+            name: left.name,
+            pid: left.pid,
+            marker: left.marker,
+            kill_grace: Duration::from_millis(left.kill_grace_ms),
+            tail_lines: OutputLimits::default().tail_lines,
+        };
+        let events: Reads = BufReader::new(Box::new(events));
+        let turns = Turns::new(true);
+        let busy = left.turns.into_iter().map(|note| (note.clone(), turns.begin(note))).collect();
+        Some((self.handle(known, None, Box::new(requests), events, turns), busy))
+    }
+
+    /// The handle of a child that runs, whose shim is talked to by these.
+    fn handle(
+        &self,
+        known: Known,
+        shim: Option<tokio::process::Child>,
+        writes: Writes,
+        events: Reads,
+        turns: Turns,
+    ) -> Child {
         let (requests, inbox) = mpsc::channel(REQUESTS);
+        let word = self.lifeline.as_ref().map(|lifeline| Word::new(lifeline, &turns));
         let shared = Arc::new(Shared {
-            name,
-            pid,
-            marker,
-            kill_grace,
+            known,
             output: Mutex::new(Output { tail: VecDeque::new(), listeners: broadcast::Sender::new(LINES) }),
-            tail_lines,
             state: watch::Sender::new(None),
-            turns: watch::Sender::new(Turns { running: 0, told: self.lifeline.is_none() }),
+            turns,
         });
-        let word = self.lifeline.as_ref().map(|lifeline| Word::new(lifeline, &shared));
-        tokio::spawn(own(shim, stdin, events, inbox, word, Arc::clone(&shared)));
-        Ok(Child { shared, requests })
+        tokio::spawn(own(shim, writes, events, inbox, word, Arc::clone(&shared)));
+        Child { shared, requests }
+    }
+
+    fn to_wire(&self, spec: ChildSpec, marker: &str) -> Spec {
+        // One that nothing would end must not outlive us.
+        let doors = self.lifeline.as_ref().and(self.doors.as_ref());
+        let door = doors.zip(spec.hand_over).map(|(doors, hand_over)| doors.new_door(hand_over));
+        Spec {
+            name: spec.name,
+            program: spec.program,
+            args: spec.args,
+            cwd: spec.cwd,
+            env: spec.env.into_iter().collect::<Vec<(OsString, OsString)>>(),
+            marker: marker.to_owned(),
+            output: spec.output,
+            log: spec.log,
+            run_as: spec.run_as,
+            sandbox: spec.sandbox,
+            kill_grace_ms: wire::millis(spec.kill_grace),
+            door,
+        }
     }
 }
 
-fn to_wire(spec: ChildSpec, marker: &str) -> Spec {
-    Spec {
-        program: spec.program,
-        args: spec.args,
-        cwd: spec.cwd,
-        env: spec.env.into_iter().collect::<Vec<(OsString, OsString)>>(),
-        marker: marker.to_owned(),
-        output: spec.output,
-        log: spec.log,
-        run_as: spec.run_as,
-        sandbox: spec.sandbox,
-        kill_grace_ms: wire::millis(spec.kill_grace),
-    }
-}
-
-async fn next_event(events: &mut BufReader<ChildStdout>) -> Option<Event> {
+async fn next_event(events: &mut Reads) -> Option<Event> {
     let mut line = String::new();
     match events.read_line(&mut line).await {
         Ok(count) if count > 0 => serde_json::from_str(&line).ok(),
@@ -179,33 +230,32 @@ async fn next_event(events: &mut BufReader<ChildStdout>) -> Option<Event> {
 
 /// Owns a child until its shim is gone. Ends, and with it the family, when all handles are gone.
 async fn own(
-    mut shim: tokio::process::Child,
-    stdin: ChildStdin,
-    mut events: BufReader<ChildStdout>,
+    shim: Option<tokio::process::Child>,
+    mut writes: Writes,
+    mut events: Reads,
     mut requests: mpsc::Receiver<Request>,
     mut word: Option<Word>,
     shared: Arc<Shared>,
 ) {
+    let kill_grace = shared.known.kill_grace;
     let writer = async move {
-        let mut stdin = stdin;
         loop {
             let request = tokio::select! {
-                request = requests.recv() => match request {
-                    Some(request) => request,
-                    None => break,
-                },
-                () = due(&mut word) => Request::Alive(word.as_mut().map_or_else(idle, Word::begin)),
+                request = requests.recv() => request,
+                word = spoken(&mut word) => Some(word),
             };
+            let is_last = request.is_none();
+            // Closing the pipe does not end a family that may be adopted: it would be the same if we had died.
+            let request = request.unwrap_or(Request::Stop { grace_ms: wire::millis(kill_grace) });
             let Ok(line) = wire::line(&request) else { continue };
-            if stdin.write_all(&line).await.is_err() {
+            if writes.write_all(&line).await.is_err() || is_last {
                 break;
             }
-            if let Some(word) = &mut word {
+            if let (Some(word), Request::Alive { .. }) = (&mut word, &request) {
                 word.was_said();
             }
         }
-        // Closing the pipe is what ends the family.
-        drop(stdin);
+        drop(writes);
         std::future::pending::<()>().await
     };
     let reader = async {
@@ -213,9 +263,9 @@ async fn own(
         while let Some(event) = next_event(&mut events).await {
             match event {
                 Event::Line { stream, text } => shared.print(Line { stream, text }),
-                Event::Dropped { lines } => tracing::warn!(child = shared.name, lines, "output was dropped"),
+                Event::Dropped { lines } => tracing::warn!(child = shared.known.name, lines, "output was dropped"),
                 Event::Exited { exit: how } => exit = how,
-                Event::Started { .. } | Event::Failed { .. } => {}
+                Event::Started { .. } | Event::Failed { .. } | Event::Left(_) | Event::Adopted => {}
             }
         }
         exit
@@ -225,102 +275,40 @@ async fn own(
         () = writer => Exit::Lost,
     };
     // Its stdout is closed: it is gone, or about to be.
-    let _ = shim.wait().await;
+    if let Some(mut shim) = shim {
+        let _ = shim.wait().await;
+    }
     shared.state.send_replace(Some(exit));
 }
 
-/// What a child is told that has no turns.
-fn idle() -> Alive {
-    Alive::new(BootTime::now().plus(IDLE_LIMIT), super::KILL_GRACE)
-}
-
-async fn due(word: &mut Option<Word>) {
+/// What is to be said, once there is something.
+async fn spoken(word: &mut Option<Word>) -> Request {
     match word {
-        Some(word) => word.due().await,
+        Some(word) => {
+            word.due().await;
+            word.begin()
+        }
         None => std::future::pending().await,
     }
 }
 
-/// Turns on a child, and whether its shim knows that there are some.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Turns {
-    running: usize,
-    told: bool,
-}
-
-/// What keeps a shim told that the worker lives.
-struct Word {
-    lifeline: watch::Receiver<Alive>,
-    shared: Arc<Shared>,
-    turns: watch::Receiver<Turns>,
-    /// So that an idle child lives as long as this process, whatever becomes of heartbeats.
-    ticks: tokio::time::Interval,
-    /// Turns run, and the shim is being told.
-    telling: bool,
-}
-
-impl Word {
-    fn new(lifeline: &Lifeline, shared: &Arc<Shared>) -> Self {
-        let mut ticks = tokio::time::interval(IDLE_LIMIT / 4);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let turns = shared.turns.subscribe();
-        Self { lifeline: lifeline.subscribe(), shared: Arc::clone(shared), turns, ticks, telling: false }
-    }
-
-    /// Waits until there is something to say.
-    async fn due(&mut self) {
-        tokio::select! {
-            Ok(()) = self.lifeline.changed() => {}
-            Ok(()) = self.turns.changed() => {}
-            _ = self.ticks.tick() => {}
-        }
-    }
-
-    /// What to say. Before an idle child's longer time is said, it stops counting as told of turns, so that one which begins at this
-    /// moment waits for the next word.
-    fn begin(&mut self) -> Alive {
-        self.turns.mark_unchanged();
-        let mut running = 0;
-        self.shared.turns.send_if_modified(|turns| {
-            running = turns.running;
-            turns.told &= running > 0;
-            false
-        });
-        self.telling = running > 0;
-        if self.telling { *self.lifeline.borrow_and_update() } else { idle() }
-    }
-
-    /// It is in the pipe, where the shim finds it even if this process is stopped now.
-    fn was_said(&mut self) {
-        if std::mem::take(&mut self.telling) {
-            self.shared.turns.send_if_modified(|turns| !std::mem::replace(&mut turns.told, true));
-        }
-    }
-}
-
-/// A turn that runs on a child: until this is dropped, the child lives no longer than the lifeline says.
+/// What is known of a child from its start.
 #[derive(Debug)]
-pub struct Busy {
-    shared: Arc<Shared>,
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.shared.turns.send_modify(|turns| turns.running -= 1);
-    }
+struct Known {
+    name: String,
+    pid: u32,
+    marker: String,
+    kill_grace: Duration,
+    tail_lines: usize,
 }
 
 /// What all handles share.
 #[derive(Debug)]
 struct Shared {
-    name: String,
-    pid: u32,
-    marker: String,
-    kill_grace: Duration,
+    known: Known,
     output: Mutex<Output>,
-    tail_lines: usize,
     state: watch::Sender<Option<Exit>>,
-    turns: watch::Sender<Turns>,
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -332,7 +320,7 @@ struct Output {
 impl Shared {
     fn print(&self, line: Line) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        if output.tail.len() >= self.tail_lines.max(1) {
+        if output.tail.len() >= self.known.tail_lines.max(1) {
             output.tail.pop_front();
         }
         output.tail.push_back(line.clone());
@@ -356,24 +344,27 @@ pub struct Child {
 
 impl std::fmt::Debug for Child {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Child").field("name", &self.shared.name).field("pid", &self.shared.pid).finish_non_exhaustive()
+        f.debug_struct("Child")
+            .field("name", &self.shared.known.name)
+            .field("pid", &self.shared.known.pid)
+            .finish_non_exhaustive()
     }
 }
 
 impl Child {
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.shared.pid
+        self.shared.known.pid
     }
 
     /// Its name, as its specification has it.
     pub fn name(&self) -> &str {
-        &self.shared.name
+        &self.shared.known.name
     }
 
     /// The marker that its family carries in the environment.
     pub fn marker(&self) -> &str {
-        &self.shared.marker
+        &self.shared.known.marker
     }
 
     /// The lines that it prints from now on. A listener that lags behind misses some, and is told how many.
@@ -425,13 +416,13 @@ impl Child {
         state.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(Exit::Lost)
     }
 
-    /// Says that a turn runs on it, until the answer is dropped. Returns once its shim knows.
-    pub async fn busy(&self) -> Busy {
-        self.shared.turns.send_modify(|turns| turns.running += 1);
-        let busy = Busy { shared: Arc::clone(&self.shared) };
-        let (mut turns, mut state) = (self.shared.turns.subscribe(), self.shared.state.subscribe());
+    /// Says that a turn runs on it, until the answer is dropped. Returns once its shim knows. `note` is for the worker that may have to
+    /// adopt it.
+    pub async fn busy(&self, note: String) -> Busy {
+        let busy = self.shared.turns.begin(note);
+        let mut state = self.shared.state.subscribe();
         tokio::select! {
-            _ = turns.wait_for(|turns| turns.told) => {}
+            () = busy.is_told() => {}
             _ = state.wait_for(Option::is_some) => {}
         }
         busy
@@ -447,6 +438,6 @@ impl Child {
 
     /// The same, with the grace of its specification.
     pub async fn stop_gently(&self) -> Option<Exit> {
-        self.stop(self.shared.kill_grace).await
+        self.stop(self.shared.known.kill_grace).await
     }
 }

@@ -50,8 +50,14 @@ pub fn find_family(scope: &str) -> Vec<u32> {
 ///
 /// For the start of a worker that holds its home's lock: whatever carries the home's scope then is left over.
 pub async fn end_family(scope: &str, grace: Duration) -> usize {
+    end_family_except(scope, &[], grace).await
+}
+
+/// The same, without the families with these markers.
+pub async fn end_family_except(scope: &str, kept: &[String], grace: Duration) -> usize {
+    let is_left = |marker: &str| in_scope(marker, scope) && !kept.iter().any(|kept| kept == marker);
     let mut ending = Ending::new(grace);
-    while ending.step(&find(None, &|marker| in_scope(marker, scope))) {
+    while ending.step(&find(None, &is_left)) {
         tokio::time::sleep(LOOK_EVERY).await;
     }
     ending.seen()

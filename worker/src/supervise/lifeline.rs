@@ -61,12 +61,26 @@ impl Alive {
 #[derive(Clone, Debug)]
 pub struct Lifeline {
     turns: watch::Sender<Alive>,
+    idle: Duration,
 }
+
+/// How long a child without turns may live without a word from its worker, unless told otherwise.
+const IDLE: Duration = Duration::from_secs(60);
 
 impl Lifeline {
     /// A lifeline that holds for so long.
     pub fn new(turns: Alive) -> Self {
-        Self { turns: watch::Sender::new(turns) }
+        Self { turns: watch::Sender::new(turns), idle: IDLE }
+    }
+
+    /// The same, whose children without turns live for so long without a word from this process.
+    #[must_use]
+    pub fn with_idle(self, idle: Duration) -> Self {
+        Self { idle, ..self }
+    }
+
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
     }
 
     /// Until when children with turns may live.

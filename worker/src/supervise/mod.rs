@@ -1,14 +1,15 @@
 //! Child processes: every long-lived one (an agent's server) starts through a shim, a small process of the same program.
 //!
 //! The shim stands between worker and child, so that the death of either is noticed, however sudden: it ends the child's whole
-//! family (grandchildren that moved to a session of their own too) when the worker's pipe closes, and it tells the worker when the
-//! child ends. It captures and bounds what the child prints. One task owns a child; everyone else holds a [`Child`], a handle that
+//! family (grandchildren that moved to a session of their own too) when the worker's pipe closes and no other worker adopts it in
+//! time, and it tells the worker when the child ends. It captures and bounds what the child prints. One task owns a child; everyone else holds a [`Child`], a handle that
 //! can be cloned; when the last handle is gone, so is the family.
 //!
 //! What must not happen here: knowledge of what the children are; secrets in arguments or files (the specification goes over a
 //! pipe); an inherited environment (a child gets exactly what its specification says).
 
 mod child;
+mod doors;
 mod environment;
 mod family;
 mod host_lock;
@@ -21,20 +22,24 @@ mod secrecy;
 pub mod shim;
 pub(crate) mod splitter;
 mod wire;
+mod word;
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, path::PathBuf, time::Duration};
 
+use ::secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
-pub use child::{Busy, Child, SpawnError, Supervisor, WaitError};
+pub use child::{Child, SpawnError, Supervisor, WaitError};
+pub use doors::{Doors, Leftover};
 pub use environment::{allowed_environment, is_allowed};
-pub use family::{FAMILY_VARIABLE, end_family, find_family};
+pub use family::{FAMILY_VARIABLE, end_family, end_family_except, find_family};
 pub use host_lock::{HostLock, HostLockError};
 pub use inside::{Emptied, Occupant, end_inside};
 pub use lifeline::{Alive, BootTime, Lifeline};
 pub use notify::ServiceManager;
 pub use sandbox::{Places, Sandbox, is_supported as sandbox_is_supported, readable_places};
 pub use secrecy::hide_this_process;
+pub use word::Busy;
 
 /// From asking a process to end to killing it, unless told otherwise.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
@@ -62,6 +67,9 @@ pub struct ChildSpec {
     pub sandbox: Option<Sandbox>,
     /// From asking its family to end to killing it.
     pub kill_grace: Duration,
+    /// What the next worker of this home needs to know to adopt it, should this one die; it may hold secrets, and never gets into a
+    /// file. None: then it ends with this worker.
+    pub hand_over: Option<SecretString>,
 }
 
 impl ChildSpec {
@@ -78,6 +86,7 @@ impl ChildSpec {
             run_as: None,
             sandbox: None,
             kill_grace: KILL_GRACE,
+            hand_over: None,
         }
     }
 }

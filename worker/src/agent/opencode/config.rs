@@ -154,6 +154,37 @@ pub(super) struct Plan {
     confinement: Option<Confinement>,
 }
 
+/// What a server is started with, beside its files.
+#[derive(Clone)]
+pub(super) struct Launch {
+    binary: PathBuf,
+    environment: BTreeMap<OsString, OsString>,
+    pub(super) sandbox: Option<Sandbox>,
+}
+
+impl Launch {
+    /// The whole environment.
+    pub(super) fn environment_with(&self, password: &str) -> BTreeMap<OsString, OsString> {
+        let mut environment = self.environment.clone();
+        environment.insert("OPENCODE_SERVER_PASSWORD".into(), password.into());
+        environment
+    }
+
+    /// A hash of it all, but for the password: the same for servers that can do the same.
+    pub(super) fn print(&self) -> String {
+        let mut sandbox = self.sandbox.clone();
+        for paths in
+            sandbox.iter_mut().flat_map(|sandbox| [&mut sandbox.read, &mut sandbox.write, &mut sandbox.withheld])
+        {
+            paths.sort();
+            paths.dedup();
+        }
+        let mut hash = Sha256::new();
+        hash.update(format!("{:?} {:?} {sandbox:?}", self.binary, self.environment));
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
 impl Plan {
     /// Plans the server of a project.
     pub(super) fn new(setup: &OpencodeSetup, project: &AgentProject, catalogue: Catalogue) -> io::Result<Self> {
@@ -214,8 +245,8 @@ impl Plan {
         hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Writes folders and files, and gives the environment to start the server with.
-    pub(super) fn write(&self, folders: &Folders, password: &str) -> io::Result<BTreeMap<OsString, OsString>> {
+    /// Writes folders and files.
+    pub(super) fn write(&self, folders: &Folders) -> io::Result<()> {
         let kinds = ["config", "data", "state", "cache"];
         for folder in kinds.iter().map(|kind| folders.xdg(kind)).chain([folders.root.clone(), folders.tmp.clone()]) {
             create_below(&folders.own, &folder)?;
@@ -226,8 +257,16 @@ impl Plan {
         create_below(&folders.own, &data)?;
         self.link_logins(&data)?;
         write_private(&folders.operator_config(), self.operator.to_string().as_bytes())?;
-        write_private(&folders.catalogue(), self.catalogue.models.to_string().as_bytes())?;
+        write_private(&folders.catalogue(), self.catalogue.models.to_string().as_bytes())
+    }
 
+    /// What the server is started with. Looks at the disk.
+    pub(super) fn launch(&self, setup: &OpencodeSetup, folders: &Folders) -> Launch {
+        let sandbox = self.sandbox(setup, folders);
+        Launch { binary: setup.binary.clone(), environment: self.environment(folders), sandbox }
+    }
+
+    fn environment(&self, folders: &Folders) -> BTreeMap<OsString, OsString> {
         let mut environment = self.passed.clone();
         if let Some(confinement) = &self.confinement {
             environment.extend(confinement.variables(&folders.own));
@@ -253,12 +292,10 @@ impl Plan {
         if !self.trusted {
             set("OPENCODE_DISABLE_PROJECT_CONFIG", OsStr::new("1"));
         }
-        set("OPENCODE_SERVER_PASSWORD", OsStr::new(password));
-        Ok(environment)
+        environment
     }
 
-    /// What the server may reach. Looks at the disk.
-    pub(super) fn sandbox(&self, setup: &OpencodeSetup, folders: &Folders) -> Option<Sandbox> {
+    fn sandbox(&self, setup: &OpencodeSetup, folders: &Folders) -> Option<Sandbox> {
         let mut sandbox = self.confinement.as_ref()?.sandbox(self.project_id, &folders.own);
         sandbox.read.push(setup.binary.clone());
         sandbox.read.extend(self.user.models.clone());

@@ -44,7 +44,8 @@ impl OpencodeBackend {
         let plan = Plan::new(&self.setup, project, catalogue).map_err(unreadable_config)?;
         if let Some(server) = slot.server() {
             if server.is_usable() && server.answers().await {
-                if server.config_hash == plan.hash(&version.to_string()) {
+                let is_same = server.config_hash == plan.hash(&version.to_string());
+                if is_same && self.is_as_we_would_start_it(&server, &plan, project).await {
                     return Ok(server);
                 }
                 if server.turns() > 0 {
@@ -69,8 +70,7 @@ impl OpencodeBackend {
             return Err(AgentError { ending: Ending::ServerLost, message });
         };
         let folders = Folders::of_project(project);
-        let name = format!("opencode-{}", project.id);
-        let server = Arc::new(Server::start(&self.setup, version, &plan, &folders, &name).await?);
+        let server = Arc::new(Server::start(&self.setup, version, &plan, &folders, Some(project.id)).await?);
         tracing::info!(project = project.id, pid = server.pid(), %version, "started opencode's server");
         slot.put(Arc::clone(&server), process);
         Ok(server)

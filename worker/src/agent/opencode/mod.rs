@@ -1,7 +1,7 @@
 //! opencode: one warm `opencode serve` per project, HTTP and one event stream.
 //!
 //! - [`OpencodeBackend`] (here): which server a conversation runs on, and what is checked before anything is paid for.
-//! - `pool`, `lifecycle`: which projects have a server, and how servers come and go.
+//! - `pool`, `lifecycle`, `adopt`: which projects have a server, how servers come and go, and how one outlives its worker.
 //! - `server`, `health`, `directories`, `conversations`, `config`, `catalogue`: a server process, whether it lives, the worktrees that it
 //!   has loaded, the conversations that it need not be asked about, what it is started with, and the models that it knows.
 //! - `client`, `stream`, `wire`: its HTTP, its event stream, their format. `instructions`: the repository's AGENTS.md; `guard`:
@@ -43,6 +43,7 @@ use crate::{
     tools::{OPENCODE_TESTED, Search, Version, find_opencode},
 };
 
+mod adopt;
 mod catalogue;
 mod client;
 mod config;
@@ -134,6 +135,13 @@ impl OpencodeBackend {
         }
     }
 
+    /// The same, with the binary's version, which then need not be asked for again until the binary changes.
+    #[must_use]
+    pub fn with_version(self, version: Version) -> Self {
+        let stamp = stamp(&self.setup.binary);
+        Self { version: tokio::sync::Mutex::new(Some((stamp, version))), ..self }
+    }
+
     /// Process id of a project's server, if one runs.
     pub async fn server_pid(&self, project_id: i64) -> Option<u32> {
         self.settled_server(project_id).await.filter(|server| server.is_usable()).map(|server| server.pid())
@@ -159,7 +167,7 @@ impl OpencodeBackend {
     /// The version of the installed opencode, which must not be too old.
     async fn version(&self) -> Result<Version, AgentError> {
         let mut known = self.version.lock().await;
-        let stamp = std::fs::metadata(&self.setup.binary).ok().and_then(|m| Some((m.len(), m.modified().ok()?)));
+        let stamp = stamp(&self.setup.binary);
         if let Some((at, version)) = &*known
             && *at == stamp
         {
@@ -231,7 +239,7 @@ impl OpencodeBackend {
         };
         let plan = Plan::new(&self.setup, &nobody, catalogue).map_err(unreadable_config)?;
         let folders = Folders::of_probe(&self.setup.cache);
-        let server = Server::start(&self.setup, version, &plan, &folders, "opencode-probe").await?;
+        let server = Server::start(&self.setup, version, &plan, &folders, None).await?;
         Ok((server, folders))
     }
 
@@ -368,6 +376,10 @@ impl Backend for OpencodeBackend {
         self.tend_servers().await;
     }
 
+    async fn take_over(&self) {
+        self.take_over_leftovers().await;
+    }
+
     async fn probe(&self) -> Probe {
         let version = match self.version().await {
             Ok(version) => version,
@@ -399,6 +411,10 @@ impl Backend for OpencodeBackend {
             tracing::warn!("not every opencode server ended in time; their shims end them when we are gone");
         }
     }
+}
+
+fn stamp(binary: &Path) -> Stamp {
+    std::fs::metadata(binary).ok().and_then(|metadata| Some((metadata.len(), metadata.modified().ok()?)))
 }
 
 /// opencode runs a repository's plugins even with its configuration off, so these need trust.

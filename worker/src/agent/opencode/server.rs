@@ -1,4 +1,4 @@
-//! One running `opencode serve`: started through the shim, watched, ended.
+//! One running `opencode serve`: started through the shim, or adopted from a worker that died; watched, ended.
 //!
 //! Nothing here knows of turns, beyond counting them. A server that is gone or stuck says so by [`Server::gone`]; whoever
 //! needs one then starts another.
@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     OpencodeSetup,
+    adopt::{HandOver, LeftTurn, TurnNote},
     client::Client,
     config::{Folders, Plan},
     conversations::Conversations,
@@ -63,6 +64,10 @@ pub(super) struct Server {
     /// What was asked of it about modes and models, by directory.
     pub(super) facts: tokio::sync::Mutex<HashMap<PathBuf, Arc<Facts>>>,
     turns: watch::Sender<usize>,
+    /// Turns of the worker that it was adopted from, by session.
+    left: Mutex<HashMap<String, LeftTurn>>,
+    /// What it was started with, if that was by another worker, and until it is known to be the same now.
+    launch: Mutex<Option<String>>,
     pulse: Pulse,
     child: Child,
     started: Instant,
@@ -74,6 +79,8 @@ pub(super) struct Server {
 /// A turn that runs on a server.
 #[derive(Debug)]
 pub(super) struct RunningTurn {
+    /// It ran before, and a worker that died had begun it.
+    pub(super) was_left: bool,
     server: Arc<Server>,
     _busy: Busy,
     _directory: InUse,
@@ -92,28 +99,34 @@ impl Server {
         version: Version,
         plan: &Plan,
         folders: &Folders,
-        name: &str,
+        project: Option<i64>,
     ) -> Result<Self, AgentError> {
         let password = fresh_password();
-        let environment = {
-            let (plan, folders, password) = (plan.clone(), folders.clone(), password.clone());
-            let setup = setup.clone();
-            tokio::task::spawn_blocking(move || Ok((plan.write(&folders, &password)?, plan.sandbox(&setup, &folders))))
-                .await
+        let launch = {
+            let (plan, folders, setup) = (plan.clone(), folders.clone(), setup.clone());
+            tokio::task::spawn_blocking(move || plan.write(&folders).map(|()| plan.launch(&setup, &folders))).await
         };
-        let (environment, sandbox) = environment
-            .map_err(|error| lost(format!("preparing opencode's folders failed: {error}")))?
-            .map_err(|error: std::io::Error| AgentError {
+        let launch = launch.map_err(|error| lost(format!("preparing opencode's folders failed: {error}")))?.map_err(
+            |error: std::io::Error| AgentError {
                 ending: Ending::WorkerTrouble,
                 message: format!("cannot write opencode's folders in {}: {error}", folders.root().display()),
-            })?;
+            },
+        )?;
         let deadline = Instant::now() + setup.timings.server_start;
+        let config_hash = plan.hash(&version.to_string());
+        let name = project.map_or("opencode-probe".to_owned(), |project| format!("opencode-{project}"));
         for _ in 0..PORT_TRIES {
             let port = free_port()?;
-            let mut spec = ChildSpec::new(name, &setup.binary, folders.root());
+            let mut spec = ChildSpec::new(&name, &setup.binary, folders.root());
             spec.args = ["serve", "--hostname", "127.0.0.1", "--port", &port.to_string()].map(Into::into).to_vec();
-            spec.env.clone_from(&environment);
-            spec.sandbox.clone_from(&sandbox);
+            spec.env = launch.environment_with(&password);
+            spec.sandbox.clone_from(&launch.sandbox);
+            // One that is only asked a few things has nothing to go on with.
+            spec.hand_over = project.and_then(|project| {
+                let (password, config_hash) = (password.clone(), config_hash.clone());
+                let trusted = plan.is_trusted();
+                HandOver { project, port, password, config_hash, launch: launch.print(), trusted }.into_secret()
+            });
             spec.kill_grace = setup.timings.kill_grace;
             spec.log = setup.logs.as_ref().map(|logs| logs.join(format!("{name}.log")));
             let child = setup
@@ -135,7 +148,6 @@ impl Server {
             }
             let client = Client::new(port, SecretString::from(password), setup.timings.server_request)
                 .map_err(|error| lost(error.to_string()))?;
-            let config_hash = plan.hash(&version.to_string());
             let server = Self::watch(client, child, setup, config_hash, plan.is_trusted());
             if let Err(error) = server.become_healthy(deadline).await {
                 server.stop().await;
@@ -144,6 +156,15 @@ impl Server {
             return Ok(server);
         }
         Err(lost(format!("opencode's server found its port taken {PORT_TRIES} times")))
+    }
+
+    /// The server of a worker that died.
+    pub(super) fn adopted(setup: &OpencodeSetup, child: Child, handed: HandOver) -> Result<Self, AgentError> {
+        let client = Client::new(handed.port, SecretString::from(handed.password), setup.timings.server_request)
+            .map_err(|error| lost(error.to_string()))?;
+        let server = Self::watch(client, child, setup, handed.config_hash, handed.trusted);
+        *server.launch.lock().unwrap_or_else(PoisonError::into_inner) = Some(handed.launch);
+        Ok(server)
     }
 
     fn watch(client: Client, child: Child, setup: &OpencodeSetup, config_hash: String, trusted: bool) -> Self {
@@ -166,6 +187,8 @@ impl Server {
             conversations: Conversations::default(),
             facts: tokio::sync::Mutex::default(),
             turns: watch::Sender::new(0),
+            left: Mutex::default(),
+            launch: Mutex::default(),
             pulse,
             child,
             started: Instant::now(),
@@ -175,7 +198,7 @@ impl Server {
     }
 
     /// Waits until it answers and its stream is open, and checks its version.
-    async fn become_healthy(&self, deadline: Instant) -> Result<(), AgentError> {
+    pub(super) async fn become_healthy(&self, deadline: Instant) -> Result<(), AgentError> {
         let late =
             |what: &str| lost(format!("opencode's server {what} in time; its last lines: {}", tail(&self.child)));
         let health = loop {
@@ -250,12 +273,38 @@ impl Server {
         self.pulse.retired.borrow().map(|since| since.elapsed())
     }
 
-    /// Counts a turn as running, in a directory, until the answer is dropped.
-    pub(super) async fn begin_turn(self: &Arc<Self>, directory: &Path) -> RunningTurn {
+    /// Counts a turn of a session as running, in a directory, until the answer is dropped. If it was left by another worker, it is taken up.
+    pub(super) async fn begin_turn(self: &Arc<Self>, session: &str, directory: &Path) -> RunningTurn {
         let _directory = self.directories.enter(directory).await;
-        let _busy = self.child.busy().await;
+        let note = TurnNote { session: session.to_owned(), directory: directory.to_owned() };
+        let _busy = self.child.busy(note.text()).await;
         self.turns.send_modify(|turns| *turns += 1);
-        RunningTurn { server: Arc::clone(self), _busy, _directory }
+        let was_left = self.left_turns().remove(session).is_some();
+        RunningTurn { was_left, server: Arc::clone(self), _busy, _directory }
+    }
+
+    fn left_turns(&self) -> MutexGuard<'_, HashMap<String, LeftTurn>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a turn that runs without an attempt.
+    pub(super) fn leave_turn(&self, session: String, turn: LeftTurn) {
+        self.left_turns().insert(session, turn);
+    }
+
+    /// Takes out all turns that no attempt has come for.
+    pub(super) fn take_left_turns(&self) -> HashMap<String, LeftTurn> {
+        std::mem::take(&mut self.left_turns())
+    }
+
+    /// What an adopted server was started with, until that is proven to be the same now.
+    pub(super) fn unproven_launch(&self) -> Option<String> {
+        self.launch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It was started as it would be now.
+    pub(super) fn prove_launch(&self) {
+        self.launch.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Turns that run on it.

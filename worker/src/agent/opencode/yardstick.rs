@@ -31,7 +31,7 @@ impl OpencodeBackend {
     ) -> Result<Duration, AgentError> {
         let server = self.settled_server(session.project.id).await;
         let server = server.filter(|server| server.is_usable()).ok_or_else(|| trouble("no server runs".to_owned()))?;
-        let _running = server.begin_turn(&session.directory).await;
+        let _running = server.begin_turn(&session.id, &session.directory).await;
         let mut subscription = server.hub.subscribe(&session.id);
         let (provider, model) = session.model.split_once('/').unwrap_or(("", session.model.as_str()));
         let body = PromptBody {

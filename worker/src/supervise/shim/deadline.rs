@@ -13,6 +13,7 @@ use crate::supervise::Alive;
 pub(super) struct Deadline {
     timer: AsyncFd<OwnedFd>,
     grace: Duration,
+    is_set: bool,
 }
 
 impl Deadline {
@@ -21,7 +22,7 @@ impl Deadline {
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         // SAFETY: an owned descriptor answers with the same number as long as it lives, and is closed when it is dropped only.
         let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?;
-        Ok(Self { timer, grace: Duration::ZERO })
+        Ok(Self { timer, grace: Duration::ZERO, is_set: false })
     }
 
     /// Sets it anew.
@@ -29,7 +30,13 @@ impl Deadline {
         self.grace = Duration::from_millis(alive.grace_ms);
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: alive.until.to_timespec() };
         timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
+        self.is_set = true;
         Ok(())
+    }
+
+    /// Whether it will ever pass.
+    pub(super) fn is_set(&self) -> bool {
+        self.is_set
     }
 
     /// Waits until it has passed; gives the time that the family has from being asked to being killed.

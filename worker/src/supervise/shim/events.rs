@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use tokio::net::unix::pipe;
+use tokio::net::unix::{OwnedWriteHalf, pipe};
 
 use crate::supervise::{
     Stream,
@@ -12,9 +12,33 @@ use crate::supervise::{
 /// Most bytes of lines that wait for the worker.
 const WAITING_BYTES: usize = 1024 * 1024;
 
+/// How the worker is talked to.
+pub(super) enum Link {
+    /// It started this shim.
+    Pipe(pipe::Sender),
+    /// It adopted it.
+    Socket(OwnedWriteHalf),
+}
+
+impl Link {
+    async fn writable(&self) -> std::io::Result<()> {
+        match self {
+            Self::Pipe(pipe) => pipe.writable().await,
+            Self::Socket(socket) => socket.writable().await,
+        }
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Pipe(pipe) => pipe.try_write(bytes),
+            Self::Socket(socket) => socket.try_write(bytes),
+        }
+    }
+}
+
 /// The queue in front of the worker's pipe.
 pub(super) struct Events {
-    pipe: pipe::Sender,
+    link: Link,
     waiting: VecDeque<Vec<u8>>,
     bytes: usize,
     /// How much of the first one is written.
@@ -24,8 +48,8 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(pipe: pipe::Sender) -> Self {
-        Self { pipe, waiting: VecDeque::new(), bytes: 0, written: 0, dropped: 0, broken: false }
+    pub(super) fn new(link: Link) -> Self {
+        Self { link, waiting: VecDeque::new(), bytes: 0, written: 0, dropped: 0, broken: false }
     }
 
     /// Queues an event that must arrive.
@@ -40,6 +64,9 @@ impl Events {
 
     /// Queues a line, or drops it when too many wait.
     pub(super) fn send_line(&mut self, stream: Stream, text: String) {
+        if self.broken {
+            return;
+        }
         if self.bytes + text.len() > WAITING_BYTES {
             self.dropped += 1;
             return;
@@ -58,14 +85,14 @@ impl Events {
 
     /// Writes what the pipe takes, once it takes something. May be broken off at any time.
     pub(super) async fn write_some(&mut self) {
-        if self.pipe.writable().await.is_err() {
-            return self.give_up();
+        if self.link.writable().await.is_err() {
+            return self.hang_up();
         }
         while let Some(first) = self.waiting.front() {
-            match self.pipe.try_write(&first[self.written..]) {
+            match self.link.try_write(&first[self.written..]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
-                Err(_) => return self.give_up(),
+                Err(_) => return self.hang_up(),
             }
             if self.written == first.len() {
                 self.bytes -= first.len();
@@ -89,8 +116,8 @@ impl Events {
         let _ = tokio::time::timeout(within, all).await;
     }
 
-    /// Nobody reads any more; the closed pipe on the other side ends the family.
-    fn give_up(&mut self) {
+    /// Nobody reads any more: what is said from here on is lost, but for the log.
+    pub(super) fn hang_up(&mut self) {
         self.broken = true;
         self.waiting.clear();
         self.bytes = 0;

@@ -1,7 +1,9 @@
 //! The shim: `millhand shim`, a small process between a worker and one child.
 //!
 //! It reads the child's specification from stdin, starts it, reports what it prints and how it ends on stdout, and ends the
-//! whole family when the worker's pipe closes, when it is told to, when the child ends, or when it is asked to end itself. It lives
+//! whole family when it is told to, when the child ends, when it is asked to end itself, and when the worker's pipe closes: at once, or, if
+//! it has a door by which the next worker can come in and adopt the child, at the deadline that it was told last. Meanwhile what the child
+//! prints goes to its log only. It lives
 //! in a session of its own, so that Ctrl-C reaches the worker only, and it is the reaper of all descendants, so that none
 //! of them gets away. If it is killed itself, the child has a parent-death signal, and a worker's sweep finds the rest.
 //!
@@ -9,6 +11,7 @@
 //! worker to take its output (a stopped worker must not stop the child's output, nor the watch over it).
 
 mod deadline;
+mod door;
 mod events;
 mod start;
 
@@ -20,20 +23,25 @@ use rustix::{
     process::{DumpableBehavior, Pid, WaitOptions},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    net::unix::pipe,
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
+    net::unix::{OwnedWriteHalf, pipe},
     signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
-use self::{deadline::Deadline, events::Events, start::Started};
+use self::{
+    deadline::Deadline,
+    door::{OpenDoor, Successor},
+    events::{Events, Link},
+    start::Started,
+};
 use super::{
-    Exit, Stream,
+    Alive, BootTime, Exit, Stream,
     family::{self, Ending, Member},
     log::BoundedLog,
     splitter::Splitter,
-    wire::{Event, Request, Spec},
+    wire::{Event, Left, Request, Spec},
 };
 
 /// Chunks of output under way from the readers to the loop; when it is full, the child has to wait.
@@ -71,10 +79,10 @@ fn run() -> Result<()> {
         let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
         let stdout = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?;
         let mut requests = BufReader::new(pipe::Receiver::from_owned_fd(stdin).context(by_hand)?);
-        let events = Events::new(pipe::Sender::from_owned_fd(stdout).context(by_hand)?);
-        match next_request(&mut requests).await {
+        let events = Events::new(Link::Pipe(pipe::Sender::from_owned_fd(stdout).context(by_hand)?));
+        match read_request(&mut requests).await {
             Some(Request::Start(spec)) => serve(*spec, requests, events).await,
-            Some(Request::Alive(_) | Request::Stop { .. }) | None => Ok(()),
+            Some(Request::Alive { .. } | Request::Stop { .. } | Request::Adopt(_)) | None => Ok(()),
         }
     });
     runtime.shutdown_background();
@@ -95,7 +103,7 @@ pub(crate) fn keep_descriptors_to_ourselves() {
     }
 }
 
-async fn next_request(requests: &mut BufReader<pipe::Receiver>) -> Option<Request> {
+async fn read_request<R: AsyncRead + Unpin>(requests: &mut BufReader<R>) -> Option<Request> {
     let mut line = String::new();
     match requests.read_line(&mut line).await {
         Ok(count) if count > 0 => serde_json::from_str(&line).ok(),
@@ -105,14 +113,24 @@ async fn next_request(requests: &mut BufReader<pipe::Receiver>) -> Option<Reques
 
 /// What the readers send to the loop.
 enum Input {
-    Request(Request),
-    /// The worker closed its pipe, or died.
-    WorkerGone,
+    /// From the worker of this number: the first one, or one that came by the door.
+    Request(u32, Request),
+    /// That worker closed its pipe, or died.
+    WorkerGone(u32),
+    /// A visitor with the key asks what there is.
+    Asked(oneshot::Sender<Left>),
+    /// A visitor with the key takes the worker's place.
+    Succeeded(Box<Successor>),
+    /// A visitor with the key wants the family gone, and waits until it is.
+    EndedByVisitor {
+        grace_ms: u64,
+        until_gone: OwnedWriteHalf,
+    },
     Output(Stream, Vec<u8>),
     OutputEnded,
 }
 
-async fn serve(spec: Spec, mut requests: BufReader<pipe::Receiver>, mut events: Events) -> Result<()> {
+async fn serve(spec: Spec, requests: BufReader<pipe::Receiver>, mut events: Events) -> Result<()> {
     let mut children = signal(SignalKind::child())?;
     let mut asked = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
     let started = match start::start(&spec) {
@@ -124,21 +142,15 @@ async fn serve(spec: Spec, mut requests: BufReader<pipe::Receiver>, mut events: 
         }
     };
     let (input, mut inputs) = mpsc::channel(CHUNKS);
-    let from_worker = input.clone();
-    tokio::spawn(async move {
-        while let Some(request) = next_request(&mut requests).await {
-            if from_worker.send(Input::Request(request)).await.is_err() {
-                return;
-            }
-        }
-        let _ = from_worker.send(Input::WorkerGone).await;
-    });
+    tokio::spawn(read_requests(requests, 0, input.clone()));
     let Started { pid, stdout, stderr, log } = started;
     tokio::spawn(read(stdout, Stream::Stdout, input.clone()));
-    tokio::spawn(read(stderr, Stream::Stderr, input));
+    tokio::spawn(read(stderr, Stream::Stderr, input.clone()));
+    // Without a door it ends with its worker; that is no reason not to run.
+    let door = spec.door.as_ref().and_then(|door| door::open(door, input.clone()).ok());
     events.send(&Event::Started { pid: pid.as_raw_nonzero().get().unsigned_abs() });
 
-    let mut shim = Shim::new(spec, pid, events, log, Deadline::new().context("a timer")?);
+    let mut shim = Shim::new(spec, pid, events, log, Deadline::new().context("a timer")?, door, input);
     loop {
         tokio::select! {
             Some(input) = inputs.recv() => shim.take(input),
@@ -166,6 +178,24 @@ async fn serve(spec: Spec, mut requests: BufReader<pipe::Receiver>, mut events: 
     Ok(())
 }
 
+async fn read_requests<R: AsyncRead + Unpin>(mut from: BufReader<R>, worker: u32, into: mpsc::Sender<Input>) {
+    while let Some(request) = read_request(&mut from).await {
+        if into.send(Input::Request(worker, request)).await.is_err() {
+            return;
+        }
+    }
+    let _ = into.send(Input::WorkerGone(worker)).await;
+}
+
+/// Standard input and output are the dead worker's pipes, standard error may be one that somebody reads to its end.
+fn let_go_of_standard_streams() -> std::io::Result<()> {
+    let nothing = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stdout(&nothing)?;
+    rustix::stdio::dup2_stderr(&nothing)?;
+    Ok(())
+}
+
 async fn any(signals: &mut (Signal, Signal, Signal)) {
     tokio::select! {
         _ = signals.0.recv() => {}
@@ -190,6 +220,7 @@ async fn read(mut from: pipe::Receiver, stream: Stream, into: mpsc::Sender<Input
 
 /// The state of the loop.
 struct Shim {
+    name: String,
     child: Pid,
     marker: String,
     grace: Duration,
@@ -205,11 +236,33 @@ struct Shim {
     log: Option<BoundedLog>,
     /// When the worker has to be heard of again.
     deadline: Deadline,
+    /// Where the next worker can come in.
+    door: Option<OpenDoor>,
+    /// For those who come by the door.
+    inputs: mpsc::Sender<Input>,
+    /// The worker's number; what earlier ones still say does not count.
+    worker: u32,
+    hand_over: String,
+    /// What the worker said last of the turns that run.
+    turns: Vec<String>,
+    /// When it was adopted.
+    adopted: Vec<BootTime>,
+    /// Closed when all is over, which is what these wait for.
+    waiting: Vec<OwnedWriteHalf>,
 }
 
 impl Shim {
-    fn new(spec: Spec, child: Pid, events: Events, log: Option<BoundedLog>, deadline: Deadline) -> Self {
+    fn new(
+        spec: Spec,
+        child: Pid,
+        events: Events,
+        log: Option<BoundedLog>,
+        deadline: Deadline,
+        door: Option<OpenDoor>,
+        inputs: mpsc::Sender<Input>,
+    ) -> Self {
         Self {
+            name: spec.name,
             child,
             marker: spec.marker,
             grace: Duration::from_millis(spec.kill_grace_ms),
@@ -222,22 +275,31 @@ impl Shim {
             open_outputs: 2,
             log,
             deadline,
+            door,
+            inputs,
+            worker: 0,
+            hand_over: spec.door.map(|door| door.hand_over).unwrap_or_default(),
+            turns: Vec::new(),
+            adopted: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Request(Request::Stop { grace_ms }) => self.end(Duration::from_millis(grace_ms)),
-            // A second start means a confused worker; the child that runs is not its concern.
-            Input::Request(Request::Start(_)) => {}
-            Input::Request(Request::Alive(alive)) => {
-                if let Err(error) = self.deadline.set(alive) {
-                    // Without a timer there is no switch: better no child than one that nobody watches.
-                    self.print(Stream::Stderr, format!("millhand shim: cannot set its timer: {error}"));
-                    self.end(self.grace);
-                }
+            Input::Request(worker, request) if worker == self.worker => self.obey(request),
+            Input::WorkerGone(worker) if worker == self.worker => self.wait_for_the_next(),
+            // Somebody else has taken its place.
+            Input::Request(..) | Input::WorkerGone(_) => {}
+            Input::Asked(answer) => {
+                // The visitor may be gone again.
+                let _ = answer.send(door::describe(self));
             }
-            Input::WorkerGone => self.end(self.grace),
+            Input::Succeeded(successor) => self.follow(*successor),
+            Input::EndedByVisitor { grace_ms, until_gone } => {
+                self.waiting.push(until_gone);
+                self.end(Duration::from_millis(grace_ms));
+            }
             Input::Output(stream, bytes) => {
                 let splitter = match stream {
                     Stream::Stdout => &mut self.stdout,
@@ -249,6 +311,55 @@ impl Shim {
             }
             Input::OutputEnded => self.open_outputs -= 1,
         }
+    }
+
+    fn obey(&mut self, request: Request) {
+        match request {
+            Request::Stop { grace_ms } => self.end(Duration::from_millis(grace_ms)),
+            Request::Alive { alive, turns } => {
+                self.turns = turns;
+                self.live_until(alive);
+            }
+            // A confused worker; the child that runs is not its concern.
+            Request::Start(_) | Request::Adopt(_) => {}
+        }
+    }
+
+    fn live_until(&mut self, alive: Alive) {
+        if let Err(error) = self.deadline.set(alive) {
+            // Without a timer there is no switch: better no child than one that nobody watches.
+            self.print(Stream::Stderr, format!("millhand shim: cannot set its timer: {error}"));
+            self.end(self.grace);
+        }
+    }
+
+    /// The worker is gone. If another may come, what it said last decides how long that is waited for.
+    fn wait_for_the_next(&mut self) {
+        if self.ending.is_some() {
+            return;
+        }
+        if self.door.is_none() || !self.deadline.is_set() {
+            return self.end(self.grace);
+        }
+        // Whoever waits for the end of these would wait for us.
+        if let Err(error) = let_go_of_standard_streams() {
+            self.print(Stream::Stderr, format!("millhand shim: {error}"));
+        }
+        self.events.hang_up();
+        self.print(Stream::Stderr, "millhand shim: the worker is gone; the next one may adopt this".to_owned());
+    }
+
+    /// Another worker takes over, unless it is too late.
+    fn follow(&mut self, successor: Successor) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.worker += 1;
+        self.adopted.push(BootTime::now());
+        self.events = Events::new(Link::Socket(successor.events));
+        self.events.send(&Event::Adopted);
+        tokio::spawn(read_requests(successor.requests, self.worker, self.inputs.clone()));
+        self.live_until(successor.alive);
     }
 
     /// The worker may be stopped, or asleep. Its leases run out, and what runs on them must be gone before.
@@ -313,6 +424,7 @@ impl Shim {
             }
         }
         self.reap();
+        drop(self.door.take());
         self.events.send(&Event::Exited { exit: self.exit.unwrap_or(Exit::Lost) });
         self.events.flush(FLUSH).await;
     }

@@ -62,6 +62,10 @@ pub(super) struct Turn<'a> {
     must_read: bool,
     /// Nothing was lost so far: all that happened was heard.
     heard_all: bool,
+    /// A worker that died had begun it.
+    was_left: bool,
+    /// It still runs, so that nothing is to be sent.
+    runs: bool,
     cold: Option<(OwnedSemaphorePermit, Instant)>,
 }
 
@@ -98,7 +102,7 @@ pub(super) async fn run(
     stop: &CancellationToken,
     setup: TurnSetup<'_>,
 ) -> TurnReport {
-    let _running = server.begin_turn(&session.directory).await;
+    let running = server.begin_turn(&session.id, &session.directory).await;
     let mut subscription = server.hub.subscribe(&session.id);
     let mut turn = Turn {
         server,
@@ -115,6 +119,8 @@ pub(super) async fn run(
         answered: HashSet::new(),
         must_read: false,
         heard_all: prompt.is_new,
+        was_left: running.was_left,
+        runs: false,
         cold: None,
     };
     let ended = match turn.begin(setup).await {
@@ -150,6 +156,9 @@ impl Turn<'_> {
                     return Ok(Some(ended));
                 }
             }
+        }
+        if self.runs {
+            return Ok(None);
         }
         if !self.enter_cold_gate().await {
             return Ok(Some(Broken::Stopped.ending()));
@@ -192,18 +201,23 @@ impl Turn<'_> {
         }
         if !mine.is_empty() {
             self.take_messages(&mine, false).await;
-            if let Some(ended) = self.ended_before(&mine).await? {
+            let statuses = self.lives(self.server.client.statuses(&self.session.directory)).await?;
+            let is_idle = matches!(statuses.get(&self.session.id), None | Some(Status::Idle));
+            if is_idle && let Some(ended) = self.ended_before(&mine).await? {
                 return Ok(Some(ended));
             }
-            self.tell(AgentEvent::Status { message: "continuing a prompt that opencode has already".to_owned() }).await;
+            self.runs = self.was_left && !is_idle;
+            let message = match self.runs {
+                true => "following a turn that went on without a worker",
+                false => "continuing a prompt that opencode has already",
+            };
+            self.tell(AgentEvent::Status { message: message.to_owned() }).await;
         }
         Ok(None)
     }
 
-    /// Whether a prompt that is there was answered to the end, by a turn that nobody recorded.
+    /// Whether a prompt that is there, and at rest, was answered to the end, by a turn that nobody recorded.
     async fn ended_before(&mut self, mine: &[MessageWithParts]) -> Result<Option<(Ending, String)>, Cut> {
-        let statuses = self.lives(self.server.client.statuses(&self.session.directory)).await?;
-        let is_idle = matches!(statuses.get(&self.session.id), None | Some(Status::Idle));
         let Some(last) = mine.iter().rev().map(|message| &message.info).find(|info| info.is_assistant()) else {
             return Ok(None);
         };
@@ -212,7 +226,7 @@ impl Turn<'_> {
             (Some(finish), None) => finish != "tool-calls" && finish != "unknown",
             (None, None) => false,
         };
-        if !is_idle || !last.is_complete() || !was_final {
+        if !last.is_complete() || !was_final {
             return Ok(None);
         }
         let children = self.lives(self.server.client.children(&self.session.id)).await?;
