@@ -15,7 +15,7 @@ use millhand::tools::{
 use crate::support::{db, programs, tools_folder};
 
 fn only_installed() -> Search {
-    Search { setting: None, path: env::var_os("PATH"), tools: tools_folder() }
+    Search { setting: None, path: env::var_os("PATH"), tools: tools_folder(), memory: None }
 }
 
 /// Writes a shell script from another process: a fork of a test beside this one would keep the file busy.
@@ -43,7 +43,7 @@ impl Fake {
 
     fn search(&self) -> Search {
         let path = env::join_paths([self.folder.path().join("bin"), "/usr/bin".into(), "/bin".into()]).expect("path");
-        Search { setting: None, path: Some(path), tools: self.tools() }
+        Search { setting: None, path: Some(path), tools: self.tools(), memory: None }
     }
 
     fn tools(&self) -> PathBuf {

@@ -23,7 +23,12 @@ pub fn tools_folder() -> PathBuf {
 
 /// Where to look: a variable of the test run, the `PATH`, the system, the tests' own folder.
 pub fn search(variable: &str) -> Search {
-    Search { setting: env::var_os(variable).map(PathBuf::from), path: env::var_os("PATH"), tools: tools_folder() }
+    Search {
+        setting: env::var_os(variable).map(PathBuf::from),
+        path: env::var_os("PATH"),
+        tools: tools_folder(),
+        memory: None,
+    }
 }
 
 /// Says on the test run's output what takes so long.

@@ -49,7 +49,10 @@ struct Ground {
 
 impl Ground {
     async fn new(script: (&str, &str), variables: &[(&'static str, &'static str)]) -> Result<Self> {
-        let world = World::new(&[script]).await?;
+        Self::of(World::new(&[script]).await?, variables)
+    }
+
+    fn of(world: World, variables: &[(&'static str, &'static str)]) -> Result<Self> {
         let worker = worker::start(&world, variables)?;
         let scope = host_id(&world.settings.home)?;
         Ok(Self { world, scope, variables: variables.to_vec(), worker })
@@ -244,11 +247,13 @@ async fn without_a_next_worker_turns_end_at_their_deadline_and_idle_servers_afte
     let server = ground.server().await?;
     let killed = ground.kill().await?;
     wait_until("it ends", Duration::from_secs(20), async || ground.servers().is_empty()).await?;
-    ensure!(killed.elapsed() > Duration::from_secs(2), "{:?}: {server} had a grace", killed.elapsed());
+    ensure!(killed.elapsed() > Duration::from_secs(2), "{:?}: process {server} has a grace", killed.elapsed());
     ground.all_gone(Duration::from_secs(10)).await?;
-    let left: Vec<_> =
-        fs::read_dir(ground.world.settings.home.shims())?.flatten().map(|entry| entry.file_name()).collect();
-    assert_eq!(left, ["key"]);
+    let doors = async || {
+        let left = fs::read_dir(ground.world.settings.home.shims()).into_iter().flatten().flatten();
+        left.map(|entry| entry.file_name()).eq(["key"])
+    };
+    wait_until("its door is closed", Duration::from_secs(10), doors).await?;
     Ok(())
 }
 
@@ -257,7 +262,6 @@ async fn a_turn_that_nobody_comes_for_is_aborted_and_its_server_stays() -> Resul
     let mut ground = Ground::new(("waits", WAITS), &[SHORT_LEASE]).await?;
     let task = ground.world.queue("x").await?;
     wait_until("the tool runs", TURN_WITHIN, async || ground.worktree().join("begun").exists()).await?;
-    let server = ground.server().await?;
     ground.kill().await?;
     ground.world.sql(&format!("SELECT millhand.cancel_task({task})")).await?;
     ground.start_again()?;
@@ -271,6 +275,27 @@ async fn a_turn_that_nobody_comes_for_is_aborted_and_its_server_stays() -> Resul
     })
     .await?;
     assert_eq!(ground.world.model.requests().len(), 1, "nothing more is paid for");
+    ground.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_prompt_of_a_chat_does_not_wait_for_a_turn_that_was_cancelled_meanwhile() -> Result<()> {
+    let world = World::new(&[("waits", WAITS), ("fine", FINE)]).await?;
+    let mut ground = Ground::of(world, &[LEASE])?;
+    let task = ground.world.queue("x").await?;
+    wait_until("the tool runs", TURN_WITHIN, async || ground.worktree().join("begun").exists()).await?;
+    let server = ground.server().await?;
+    let sql =
+        "INSERT INTO millhand.tasks (session_id, prompt, model) VALUES (1, 'and more', 'scripted/fine') RETURNING id";
+    let next = ground.world.one::<i64>(sql).await?;
+    ground.kill().await?;
+    ground.world.sql(&format!("SELECT millhand.cancel_task({task})")).await?;
+    ground.start_again()?;
+    assert_eq!(ground.world.settled(next).await?, "completed", "{:?}", ground.world.verdict(next).await?);
+    assert_eq!(ground.world.state(task).await?, "cancelled");
+    assert_eq!(ground.servers(), [server]);
+    assert!(!ground.worktree().join("ended").exists(), "what was cancelled has not gone on");
+    assert_eq!(ground.world.model.requests().len(), 2);
     ground.stop().await
 }
 
@@ -302,6 +327,45 @@ async fn where_adoption_is_off_servers_end_with_their_worker() -> Result<()> {
     assert_eq!(ground.world.settled(task).await?, "completed");
     ground.kill().await?;
     ground.all_gone(Duration::from_secs(20)).await
+}
+
+/// A first turn, and a second one that does as a file says which the test has put there.
+const OBEYS: &str = r#"[{"type": "text", "content": "Fine."}, {"type": "done"},
+  {"type": "tool_call", "id": "c1", "name": "bash", "arguments": {"command": "node knock.js", "description": "Knock"}},
+  {"type": "text", "content": "I knocked."}, {"type": "done"}]"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_knows_the_door_gets_nothing_without_the_key() -> Result<()> {
+    let ground = Ground::new(("obeys", OBEYS), &[LEASE]).await?;
+    let first = ground.world.queue("x").await?;
+    assert_eq!(ground.world.settled(first).await?, "completed");
+    let shims = ground.world.settings.home.shims().canonicalize()?;
+    let doors: Vec<_> = fs::read_dir(&shims)?.flatten().map(|entry| entry.path()).collect();
+    let socket = doors.iter().find(|path| !path.ends_with("key")).context("a door")?;
+    let script = format!(
+        r#"const fs = require("fs"), said = [];
+        for (const what of ["{shims}", "{shims}/key", "{socket}"]) {{
+          try {{ fs.statSync(what).isDirectory() ? fs.readdirSync(what) : fs.readFileSync(what); said.push("read " + what) }} catch {{}}
+        }}
+        const door = require("net").connect("{socket}", () => {{
+          said.push("connected");
+          door.write(JSON.stringify({{protocol: 1, key: "{wrong}"}}) + "\n" + JSON.stringify({{stop: {{grace_ms: 0}}}}) + "\n");
+        }});
+        door.on("data", data => said.push("heard " + data)).on("error", () => {{}});
+        door.on("close", () => fs.writeFileSync("said", said.join("\n") + "\nclosed\n"));"#,
+        shims = shims.display(),
+        socket = socket.display(),
+        wrong = "0".repeat(64),
+    );
+    fs::write(ground.worktree().join("knock.js"), script)?;
+    let server = ground.server().await?;
+    let sql = "INSERT INTO millhand.tasks (session_id, prompt) VALUES (1, 'and more') RETURNING id";
+    let second = ground.world.one::<i64>(sql).await?;
+    assert_eq!(ground.world.settled(second).await?, "completed");
+    // Landlock lets it connect; the key is what keeps it out.
+    assert_eq!(fs::read_to_string(ground.worktree().join("said"))?, "connected\nclosed\n");
+    assert_eq!(ground.servers(), [server], "it lives");
+    ground.stop().await
 }
 
 #[tokio::test(flavor = "multi_thread")]

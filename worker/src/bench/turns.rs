@@ -82,6 +82,7 @@ pub(super) async fn opencode(settings: &Settings) -> Result<PathBuf> {
         setting: settings.opencode.binary.clone(),
         path: settings.environment.get("PATH").map(ToOwned::to_owned),
         tools: settings.home.tools(),
+        memory: None,
     };
     Ok(tokio::task::spawn_blocking(move || find_opencode(&search)).await??.path)
 }

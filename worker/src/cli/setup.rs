@@ -47,7 +47,7 @@ pub(super) fn postgres_search(context: &Context) -> Search {
 
 fn search(context: &Context, setting: Option<std::path::PathBuf>) -> Search {
     let path = context.settings.environment.get("PATH").map(ToOwned::to_owned);
-    Search { setting, path, tools: context.settings.home.tools() }
+    Search { setting, path, tools: context.settings.home.tools(), memory: None }
 }
 
 /// `millhand setup`.

@@ -168,6 +168,7 @@ async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBu
         setting: settings.opencode.binary.clone(),
         path: settings.environment.get("PATH").map(ToOwned::to_owned),
         tools: settings.home.tools(),
+        memory: Some(settings.home.private().join("versions")),
     };
     let opencode = tokio::task::spawn_blocking(move || find_opencode(&search)).await??;
     tracing::info!(version = %opencode.version, path = %opencode.path.display(), "found opencode");

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::{Opencode, Origin, PostgresBinaries, Search, Tool, ToolError, Version};
+use super::{Opencode, Origin, PostgresBinaries, Search, Tool, ToolError, Version, memory};
 
 /// Longest that a program may take to say its version (opencode on a busy machine takes seconds).
 const VERSION_WITHIN: Duration = Duration::from_secs(30);
@@ -122,13 +122,19 @@ fn newest_first(parent: &Path, prefix: &str) -> Vec<PathBuf> {
 
 fn checked_version(tool: Tool, path: &Path, search: &Search) -> Result<Version, ToolError> {
     let broken = |reason| ToolError::Broken { tool, path: path.to_owned(), reason };
-    let printed = ask_version(path, search).map_err(broken)?;
+    let memory = search.memory.as_deref().filter(|_| tool == Tool::Opencode);
+    let known = memory.and_then(|memory| memory::recall(memory, path));
+    let is_known = known.is_some();
+    let printed = known.map_or_else(|| ask_version(path, search), Ok).map_err(broken)?;
     let version = Version::find_in(&printed).ok_or_else(|| {
         let printed = printed.trim().chars().take(200).collect::<String>();
         broken(format!("it prints no version, but {printed:?}"))
     })?;
     if version < tool.floor() {
         return Err(ToolError::TooOld { tool, path: path.to_owned(), version });
+    }
+    if let Some(memory) = memory.filter(|_| !is_known) {
+        memory::remember(memory, path, printed.trim());
     }
     Ok(version)
 }
@@ -206,7 +212,12 @@ mod tests {
 
     fn search(path: &[PathBuf], tools: &Path) -> Result<Search, env::JoinPathsError> {
         let shell = [PathBuf::from("/usr/bin"), PathBuf::from("/bin")];
-        Ok(Search { setting: None, path: Some(env::join_paths(path.iter().chain(&shell))?), tools: tools.to_owned() })
+        Ok(Search {
+            setting: None,
+            path: Some(env::join_paths(path.iter().chain(&shell))?),
+            tools: tools.to_owned(),
+            memory: None,
+        })
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 mod discover;
 mod install;
+mod memory;
 mod npm;
 mod package;
 mod unpacked;
@@ -40,6 +41,8 @@ pub struct Search {
     pub path: Option<OsString>,
     /// Where `millhand setup` installs.
     pub tools: PathBuf,
+    /// A private file in which opencode's version is remembered, as long as the program stays what it is; none: it is asked each time.
+    pub memory: Option<PathBuf>,
 }
 
 /// How a program was found.

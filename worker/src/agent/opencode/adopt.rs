@@ -5,6 +5,7 @@
 //! aborted: nobody would record what it costs.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -18,6 +19,7 @@ use super::{
     config::{Folders, Plan},
     directories::InUse,
     server::Server,
+    wire::Status,
 };
 use crate::{
     agent::{AgentProject, Seat},
@@ -52,7 +54,7 @@ impl HandOver {
 #[derive(Serialize, Deserialize)]
 pub(super) struct TurnNote {
     pub(super) session: String,
-    pub(super) directory: std::path::PathBuf,
+    pub(super) directory: PathBuf,
 }
 
 impl TurnNote {
@@ -64,7 +66,7 @@ impl TurnNote {
 /// A turn that runs, and whose attempt has not come yet.
 #[derive(Debug)]
 pub(super) struct LeftTurn {
-    directory: std::path::PathBuf,
+    directory: PathBuf,
     _seat: Seat,
     _in_use: InUse,
     _busy: Busy,
@@ -159,32 +161,38 @@ impl OpencodeBackend {
     }
 }
 
-/// Waits for the attempts of the turns that were left, and aborts those that none came for. If that does nothing, and no other turn runs, the
-/// server is ended.
+/// Waits for the attempts of the turns that were left, and aborts those that none came for.
 async fn abort_what_is_left(server: Weak<Server>, wait: Duration, within: Duration) {
     tokio::time::sleep(wait).await;
     let Some(server) = server.upgrade().filter(|server| server.is_alive()) else { return };
     for (session, left) in server.take_left_turns() {
         tracing::warn!(session, "nobody came for a turn that was left; aborting it");
+        if !server.put_to_rest(&session, &left.directory, within).await && server.turns() == 0 {
+            server.stop().await;
+        }
+    }
+}
+
+impl Server {
+    /// Aborts what runs in a session, and waits until it is at rest. If it is not in time, this server takes no new turns, and this
+    /// is false.
+    pub(super) async fn put_to_rest(&self, session: &str, directory: &Path, within: Duration) -> bool {
         let is_over = async {
             loop {
                 // Whatever it answers, whether the turn is over is what counts.
-                let _ = server.client.abort(&session, &left.directory).await;
+                let _ = self.client.abort(session, directory).await;
                 tokio::time::sleep(LOOK_EVERY).await;
-                let statuses = server.client.statuses(&left.directory).await;
-                if statuses.is_ok_and(|statuses| !statuses.contains_key(&session)) {
+                let statuses = self.client.statuses(directory).await;
+                if statuses.is_ok_and(|statuses| matches!(statuses.get(session), None | Some(Status::Idle))) {
                     return;
                 }
             }
         };
         let is_over = tokio::time::timeout(within, is_over).await.is_ok();
-        drop(left);
         if !is_over {
-            tracing::warn!(pid = server.pid(), "opencode did not abort a turn; replacing its server");
-            server.retire();
-            if server.turns() == 0 {
-                server.stop().await;
-            }
+            tracing::warn!(pid = self.pid(), "opencode did not abort a turn; replacing its server");
+            self.retire();
         }
+        is_over
     }
 }

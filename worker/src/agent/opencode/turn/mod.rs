@@ -199,6 +199,13 @@ impl Turn<'_> {
         if self.prompt.tells_all && !whole.is_empty() {
             self.take_messages(&whole, false).await;
         }
+        if mine.is_empty() && self.was_left {
+            // What was left is another prompt's, which nobody wants any more. Ours would wait behind it.
+            let (session, directory) = (&self.session.id, &self.session.directory);
+            if !self.server.put_to_rest(session, directory, setup.timings.server_request).await {
+                return Err(Cut::ServerLost("it did not abort an earlier turn".to_owned()));
+            }
+        }
         if !mine.is_empty() {
             self.take_messages(&mine, false).await;
             let statuses = self.lives(self.server.client.statuses(&self.session.directory)).await?;
