@@ -16,6 +16,10 @@
 CREATE SCHEMA IF NOT EXISTS millhand;
 COMMENT ON SCHEMA millhand IS 'The queue, the sessions and the results of Millhand, a worker for coding agents.';
 
+CREATE FUNCTION millhand.oldest_program() RETURNS int
+LANGUAGE sql IMMUTABLE SET search_path = millhand, pg_catalog AS $$ SELECT 4 $$;
+COMMENT ON FUNCTION millhand.oldest_program() IS 'Newest migration that a program must at least know to work with this schema. A worker that knows less lets its turns end and stops.';
+
 -- ---------------------------------------------------------------------------------------------
 -- Projects, sessions, chats
 -- ---------------------------------------------------------------------------------------------
@@ -196,7 +200,8 @@ CREATE TABLE millhand.workers (
     draining     boolean NOT NULL DEFAULT false,
     started_at   timestamptz NOT NULL DEFAULT now(),
     heartbeat_at timestamptz NOT NULL DEFAULT now(),
-    stopped_at   timestamptz
+    stopped_at   timestamptz,
+    counters     jsonb NOT NULL DEFAULT '{}'
 );
 CREATE INDEX workers_host ON millhand.workers (host_id) WHERE stopped_at IS NULL;
 COMMENT ON TABLE millhand.workers IS 'One row per start of a worker process.';
@@ -209,6 +214,7 @@ COMMENT ON COLUMN millhand.workers.draining IS 'It finishes what it runs and cla
 COMMENT ON COLUMN millhand.workers.started_at IS 'When it started.';
 COMMENT ON COLUMN millhand.workers.heartbeat_at IS 'When it was last heard of.';
 COMMENT ON COLUMN millhand.workers.stopped_at IS 'When it stopped in order, or was found dead.';
+COMMENT ON COLUMN millhand.workers.counters IS 'What it has done since it started, as of its last heartbeat: claimed, finished by outcome, rescued, repaired and so on.';
 
 CREATE TABLE millhand.leases (
     session_id bigint PRIMARY KEY CONSTRAINT leases_session_id_fkey REFERENCES millhand.sessions (id) ON DELETE CASCADE,
@@ -244,6 +250,7 @@ CREATE TABLE millhand.attempts (
     error_message   text,
     CONSTRAINT attempts_number_key UNIQUE (task_id, number)
 );
+CREATE INDEX attempts_open ON millhand.attempts (task_id) WHERE ended_at IS NULL;
 COMMENT ON TABLE millhand.attempts IS 'One claimed run of a task.';
 COMMENT ON COLUMN millhand.attempts.id IS 'Key of the transcript and of the change set.';
 COMMENT ON COLUMN millhand.attempts.task_id IS 'The task.';
@@ -294,21 +301,53 @@ COMMENT ON COLUMN millhand.agent_sessions.created_at IS 'When it was made.';
 COMMENT ON COLUMN millhand.agent_sessions.last_active_at IS 'When a turn last used it.';
 
 CREATE TABLE millhand.turn_events (
-    attempt_id bigint NOT NULL CONSTRAINT turn_events_attempt_id_fkey REFERENCES millhand.attempts (id) ON DELETE CASCADE,
+    attempt_id bigint NOT NULL,
+    day        date NOT NULL,
     seq        int NOT NULL,
     kind       text NOT NULL,
     part       text,
     data       jsonb NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT turn_events_pkey PRIMARY KEY (attempt_id, seq)
-);
-COMMENT ON TABLE millhand.turn_events IS 'The transcript of an attempt, in order.';
+    CONSTRAINT turn_events_pkey PRIMARY KEY (attempt_id, seq, day)
+) PARTITION BY RANGE (day);
+COMMENT ON TABLE millhand.turn_events IS 'The transcript of an attempt, in order. A table per day, made by make_event_day(), so that old ones go at once. No foreign key: making and dropping a day would lock the attempts.';
 COMMENT ON COLUMN millhand.turn_events.attempt_id IS 'The attempt.';
+COMMENT ON COLUMN millhand.turn_events.day IS 'Day (UTC) on which the attempt started: the same for all its rows, so that (attempt, seq) is unique, and readers look into one table.';
 COMMENT ON COLUMN millhand.turn_events.seq IS 'Counts up; gaps are deltas that their final part replaced.';
 COMMENT ON COLUMN millhand.turn_events.kind IS 'text_delta, text, reasoning_delta, reasoning, tool, step_finish, plan, ask, retry, status, warning, unknown.';
 COMMENT ON COLUMN millhand.turn_events.part IS 'The agent''s id of the part, which deltas and the final text share.';
 COMMENT ON COLUMN millhand.turn_events.data IS 'The event; its fields depend on the kind.';
 COMMENT ON COLUMN millhand.turn_events.created_at IS 'When it was recorded.';
+
+CREATE FUNCTION millhand.make_event_day(of_day date) RETURNS boolean
+LANGUAGE plpgsql SET search_path = millhand, pg_catalog SET lock_timeout = '5s' AS $$
+DECLARE
+    its_name text := 'turn_events_' || to_char(of_day, 'YYYYMMDD');
+BEGIN
+    -- One at a time: who had to wait finds it made.
+    PERFORM pg_advisory_xact_lock(hashtextextended('millhand.turn_events', 0));
+    IF to_regclass(format('millhand.%I', its_name)) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    -- Made alone and attached then: reading and writing of the other days go on meanwhile.
+    EXECUTE format('CREATE TABLE millhand.%I (LIKE millhand.turn_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS)', its_name);
+    EXECUTE format('COMMENT ON TABLE millhand.%I IS %L', its_name, 'Transcripts of the attempts that started on ' || of_day || '.');
+    EXECUTE format('ALTER TABLE millhand.turn_events ATTACH PARTITION millhand.%I FOR VALUES FROM (%L) TO (%L)', its_name, of_day, of_day + 1);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION millhand.make_event_day(date) IS 'Makes the table of a day''s transcripts. Returns false if there is one. Workers call it ahead of time, and when it is missing.';
+
+CREATE FUNCTION millhand.forget_events() RETURNS trigger
+LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
+BEGIN
+    DELETE FROM turn_events e USING gone g WHERE e.attempt_id = g.id AND e.day = (g.started_at AT TIME ZONE 'UTC')::date;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION millhand.forget_events() IS 'Deletes the transcripts of deleted attempts.';
+CREATE TRIGGER attempts_forget_events AFTER DELETE ON millhand.attempts REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION millhand.forget_events();
 
 CREATE TABLE millhand.usage (
     id                 bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -106,6 +106,81 @@ END
 $$;
 COMMENT ON FUNCTION millhand.retry_task(bigint, text) IS 'Runs a failed, blocked or cancelled task again, first in its line, with a new prompt if given; a blocked one without goes on where it was. Does nothing, and returns false, for any other.';
 
-ALTER TABLE millhand.projects ADD COLUMN resend text NOT NULL DEFAULT 'continue'
+-- Workers are at work meanwhile, and their statements take several of these tables in an order of their own: whoever held two of them for
+-- itself would sooner or later stand in a circle with one. So each is changed in a transaction of its own, that can be done again.
+ALTER TABLE millhand.projects ADD COLUMN IF NOT EXISTS resend text NOT NULL DEFAULT 'continue'
     CONSTRAINT projects_resend CHECK (resend IN ('continue', 'ask'));
 COMMENT ON COLUMN millhand.projects.resend IS 'continue: a turn that was lost goes on by its ids, which may pay for a step again; ask: it is blocked until a person retries it.';
+COMMIT;
+BEGIN;
+ALTER TABLE millhand.workers ADD COLUMN IF NOT EXISTS counters jsonb NOT NULL DEFAULT '{}';
+COMMENT ON COLUMN millhand.workers.counters IS 'What it has done since it started, as of its last heartbeat: claimed, finished by outcome, rescued, repaired and so on.';
+COMMIT;
+BEGIN;
+
+-- The transcripts, by day. The rows that are there are copied to the days of their attempts; who writes meanwhile waits.
+ALTER TABLE millhand.turn_events RENAME TO turn_events_before;
+ALTER TABLE millhand.turn_events_before RENAME CONSTRAINT turn_events_pkey TO turn_events_before_pkey;
+CREATE TABLE millhand.turn_events (
+    attempt_id bigint NOT NULL,
+    day        date NOT NULL,
+    seq        int NOT NULL,
+    kind       text NOT NULL,
+    part       text,
+    data       jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT turn_events_pkey PRIMARY KEY (attempt_id, seq, day)
+) PARTITION BY RANGE (day);
+COMMENT ON TABLE millhand.turn_events IS 'The transcript of an attempt, in order. A table per day, made by make_event_day(), so that old ones go at once. No foreign key: making and dropping a day would lock the attempts.';
+COMMENT ON COLUMN millhand.turn_events.attempt_id IS 'The attempt.';
+COMMENT ON COLUMN millhand.turn_events.day IS 'Day (UTC) on which the attempt started: the same for all its rows, so that (attempt, seq) is unique, and readers look into one table.';
+COMMENT ON COLUMN millhand.turn_events.seq IS 'Counts up; gaps are deltas that their final part replaced.';
+COMMENT ON COLUMN millhand.turn_events.kind IS 'text_delta, text, reasoning_delta, reasoning, tool, step_finish, plan, ask, retry, status, warning, unknown.';
+COMMENT ON COLUMN millhand.turn_events.part IS 'The agent''s id of the part, which deltas and the final text share.';
+COMMENT ON COLUMN millhand.turn_events.data IS 'The event; its fields depend on the kind.';
+COMMENT ON COLUMN millhand.turn_events.created_at IS 'When it was recorded.';
+
+CREATE FUNCTION millhand.make_event_day(of_day date) RETURNS boolean
+LANGUAGE plpgsql SET search_path = millhand, pg_catalog SET lock_timeout = '5s' AS $$
+DECLARE
+    its_name text := 'turn_events_' || to_char(of_day, 'YYYYMMDD');
+BEGIN
+    -- One at a time: who had to wait finds it made.
+    PERFORM pg_advisory_xact_lock(hashtextextended('millhand.turn_events', 0));
+    IF to_regclass(format('millhand.%I', its_name)) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    -- Made alone and attached then: reading and writing of the other days go on meanwhile.
+    EXECUTE format('CREATE TABLE millhand.%I (LIKE millhand.turn_events INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING COMMENTS)', its_name);
+    EXECUTE format('COMMENT ON TABLE millhand.%I IS %L', its_name, 'Transcripts of the attempts that started on ' || of_day || '.');
+    EXECUTE format('ALTER TABLE millhand.turn_events ATTACH PARTITION millhand.%I FOR VALUES FROM (%L) TO (%L)', its_name, of_day, of_day + 1);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION millhand.make_event_day(date) IS 'Makes the table of a day''s transcripts. Returns false if there is one. Workers call it ahead of time, and when it is missing.';
+
+SELECT millhand.make_event_day(day) FROM (
+    SELECT DISTINCT (a.started_at AT TIME ZONE 'UTC')::date AS day FROM millhand.attempts a
+    WHERE EXISTS (SELECT 1 FROM millhand.turn_events_before e WHERE e.attempt_id = a.id)
+) days ORDER BY day;
+INSERT INTO millhand.turn_events (attempt_id, day, seq, kind, part, data, created_at)
+    SELECT e.attempt_id, (a.started_at AT TIME ZONE 'UTC')::date, e.seq, e.kind, e.part, e.data, e.created_at
+    FROM millhand.turn_events_before e JOIN millhand.attempts a ON a.id = e.attempt_id;
+DROP TABLE millhand.turn_events_before;
+CREATE FUNCTION millhand.forget_events() RETURNS trigger
+LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
+BEGIN
+    DELETE FROM turn_events e USING gone g WHERE e.attempt_id = g.id AND e.day = (g.started_at AT TIME ZONE 'UTC')::date;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION millhand.forget_events() IS 'Deletes the transcripts of deleted attempts.';
+CREATE TRIGGER attempts_forget_events AFTER DELETE ON millhand.attempts REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION millhand.forget_events();
+
+-- What repairs look for.
+CREATE INDEX attempts_open ON millhand.attempts (task_id) WHERE ended_at IS NULL;
+
+CREATE FUNCTION millhand.oldest_program() RETURNS int
+LANGUAGE sql IMMUTABLE SET search_path = millhand, pg_catalog AS $$ SELECT 4 $$;
+COMMENT ON FUNCTION millhand.oldest_program() IS 'Newest migration that a program must at least know to work with this schema. A worker that knows less lets its turns end and stops.';

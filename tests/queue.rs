@@ -7,7 +7,11 @@ mod lines;
 mod loops;
 mod machine;
 mod recording;
+mod repair;
+mod retention;
 mod schema;
+mod upgrade;
+mod version;
 
 use std::time::Duration;
 

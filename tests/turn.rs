@@ -3,6 +3,7 @@
 mod adoption;
 mod capacity;
 mod endings;
+mod log;
 mod many;
 mod recovery;
 mod resume;

@@ -155,6 +155,9 @@ async fn a_database_without_a_schema_says_migrate_and_migrate_is_safe_twice() ->
 
     let client = cli.db.client().await?;
     client.batch_execute("INSERT INTO millhand.schema_history VALUES (999, 'later', now()::text, '0')").await?;
+    assert_eq!(cli.run(&["ls"]).await?.code, 0, "the database says that this program can work with it");
+    let newer = "CREATE OR REPLACE FUNCTION millhand.oldest_program() RETURNS int LANGUAGE sql AS 'SELECT 999'";
+    client.batch_execute(newer).await?;
     let ran = cli.run(&["ls"]).await?;
     assert_eq!((ran.code, ran.stderr.contains("upgrade millhand")), (1, true), "{}", ran.stderr);
     Ok(())

@@ -55,12 +55,14 @@ async fn sql(cli: &Cli, text: &str) -> Result<()> {
 const START: &str = "
     UPDATE millhand.tasks SET state = 'running', lane = NULL, last_attempt = last_attempt + 1, started_at = now() WHERE id = 7;
     INSERT INTO millhand.attempts (task_id, number, prompt, worker_id, host_id, token, agent_requested)
-        SELECT 7, last_attempt, 'x', gen_random_uuid(), 'h1', gen_random_uuid(), 'opencode' FROM millhand.tasks WHERE id = 7;";
+        SELECT 7, last_attempt, 'x', gen_random_uuid(), 'h1', gen_random_uuid(), 'opencode' FROM millhand.tasks WHERE id = 7;
+    SELECT millhand.make_event_day((now() AT TIME ZONE 'UTC')::date);";
 
 fn event(seq: i32, kind: &str, part: &str, data: &str) -> String {
     format!(
-        "INSERT INTO millhand.turn_events (attempt_id, seq, kind, part, data)
-         SELECT max(id), {seq}, '{kind}', '{part}', '{data}' FROM millhand.attempts WHERE task_id = 7;"
+        "INSERT INTO millhand.turn_events (attempt_id, day, seq, kind, part, data)
+         SELECT id, (started_at AT TIME ZONE 'UTC')::date, {seq}, '{kind}', '{part}', '{data}' FROM millhand.attempts
+         WHERE task_id = 7 ORDER BY id DESC LIMIT 1;"
     )
 }
 
@@ -187,9 +189,9 @@ async fn json_streams_one_object_a_line_and_ends_with_the_task() -> Result<()> {
 async fn a_long_transcript_is_read_whole() -> Result<()> {
     let cli = Cli::new().await?;
     cli.some_of_everything().await?;
-    let many = "INSERT INTO millhand.turn_events (attempt_id, seq, kind, part, data)
-         SELECT (SELECT max(id) FROM millhand.attempts WHERE task_id = 7), n, 'text', 'p' || n, jsonb_build_object('text', 'line ' || n)
-         FROM generate_series(1, 1700) n;";
+    let many = "INSERT INTO millhand.turn_events (attempt_id, day, seq, kind, part, data)
+         SELECT a.id, (a.started_at AT TIME ZONE 'UTC')::date, n, 'text', 'p' || n, jsonb_build_object('text', 'line ' || n)
+         FROM (SELECT id, started_at FROM millhand.attempts WHERE task_id = 7 ORDER BY id DESC LIMIT 1) a, generate_series(1, 1700) n;";
     sql(&cli, &format!("{START}{many}{}", end("completed", "", "completed"))).await?;
     let mut watched = Watched::start(&cli, &["attach", "t7"])?;
     let mut line = String::new();

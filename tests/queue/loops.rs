@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use millhand::{
-    config::Timings,
+    config::{RetentionSettings, Timings},
     model::{outcome::Ending, outcome::ErrorClass, retry::Verdict},
     service::{Settings, Worker},
     store::queue::{Claimed, Finish},
@@ -32,13 +32,20 @@ async fn wait_until(what: &str, within: Duration, condition: impl AsyncFnMut() -
 
 /// Turns that take as long as they are told, and note what happened.
 #[derive(Default)]
-struct Turns {
+pub(super) struct Turns {
     store: Mutex<Option<Store>>,
     takes: Duration,
     begun: AtomicUsize,
     at_once: AtomicUsize,
     most_at_once: AtomicUsize,
     stopped: Mutex<Vec<Option<StopReason>>>,
+}
+
+impl Turns {
+    /// How many have begun.
+    pub(super) fn begun(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
 }
 
 #[async_trait]
@@ -76,7 +83,7 @@ impl Runner for Turns {
     }
 }
 
-fn quick() -> Timings {
+pub(super) fn quick() -> Timings {
     Timings {
         lease: Duration::from_secs(2),
         heartbeat: Duration::from_millis(200),
@@ -88,7 +95,7 @@ fn quick() -> Timings {
     }
 }
 
-async fn start_on(store: Store, takes: Duration, listen: bool, timings: Timings) -> (Worker, Arc<Turns>) {
+pub(super) async fn start_on(store: Store, takes: Duration, listen: bool, timings: Timings) -> (Worker, Arc<Turns>) {
     let turns = Arc::new(Turns { store: Mutex::new(Some(store.clone())), takes, ..Turns::default() });
     let settings = Settings {
         host_id: HOST.to_owned(),
@@ -97,6 +104,7 @@ async fn start_on(store: Store, takes: Duration, listen: bool, timings: Timings)
         listen,
         agents: vec!["opencode".to_owned()],
         max_infra_losses: 5,
+        retention: RetentionSettings::default(),
         timings,
     };
     let leases = Leases::new(timings.lease);
@@ -104,15 +112,15 @@ async fn start_on(store: Store, takes: Duration, listen: bool, timings: Timings)
     (worker, turns)
 }
 
-async fn start(q: &Queue, takes: Duration, listen: bool, timings: Timings) -> (Worker, Arc<Turns>) {
+pub(super) async fn start(q: &Queue, takes: Duration, listen: bool, timings: Timings) -> (Worker, Arc<Turns>) {
     start_on(q.db.store().expect("store"), takes, listen, timings).await
 }
 
-async fn stop(worker: Worker) {
+pub(super) async fn stop(worker: Worker) {
     worker.stop(Duration::from_secs(5), CancellationToken::new()).await;
 }
 
-async fn until_state(q: &Queue, task: i64, state: &str) {
+pub(super) async fn until_state(q: &Queue, task: i64, state: &str) {
     wait_until(&format!("t{task} is {state}"), Duration::from_secs(10), async || q.state(task).await == state).await;
 }
 

@@ -8,7 +8,7 @@ use millhand::{
         usage::StepUsage,
     },
     store::{
-        queue::Claimed,
+        queue::{AgentRow, Claimed},
         turns::{EventRow, Owner},
     },
 };
@@ -174,4 +174,25 @@ async fn deltas_are_dropped_when_their_part_is_whole_and_odd_bytes_are_kept_visi
             (4, "text".to_owned(), "{\"text\": \"hello \u{10ffff}\"}".to_owned()),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_probe_that_fails_says_why_and_keeps_the_models_that_were_offered() {
+    let q = Queue::new().await;
+    let models = ["a/b".to_owned(), "c/d".to_owned()];
+    let found = AgentRow { installed: true, version: Some("1.2.3"), problem: None, models: &models };
+    q.store.record_agent("h1", "opencode", "opencode", &found).await.expect("record");
+    let broken = AgentRow { installed: false, version: Some("1.2.3"), problem: Some("it did not start"), models: &[] };
+    q.store.record_agent("h1", "opencode", "opencode", &broken).await.expect("record");
+    let row = &q.store.agents().await.expect("agents")[0];
+    assert_eq!(
+        (row.installed, row.problem.as_deref(), row.version.as_deref()),
+        (false, Some("it did not start"), Some("1.2.3"))
+    );
+    assert_eq!(row.models, serde_json::json!(["a/b", "c/d"]));
+    let fewer = AgentRow { models: &models[..1], ..found };
+    q.store.record_agent("h1", "opencode", "opencode", &fewer).await.expect("record");
+    let row = &q.store.agents().await.expect("agents")[0];
+    assert_eq!((row.installed, &row.problem, &row.models), (true, &None, &serde_json::json!(["a/b"])));
+    assert!(row.probed_at > chrono::Utc::now() - chrono::TimeDelta::minutes(1));
 }

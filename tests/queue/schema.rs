@@ -107,7 +107,8 @@ async fn a_newer_schema_is_refused_with_what_to_do() {
         .expect("client")
         .batch_execute(
             "INSERT INTO millhand.schema_history SELECT 999, 'future', applied_on, checksum \
-             FROM millhand.schema_history LIMIT 1",
+             FROM millhand.schema_history LIMIT 1; \
+             CREATE OR REPLACE FUNCTION millhand.oldest_program() RETURNS int LANGUAGE sql AS 'SELECT 999'",
         )
         .await
         .expect("a step from the future");

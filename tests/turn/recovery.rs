@@ -46,6 +46,28 @@ async fn a_turn_whose_server_is_killed_is_continued_and_not_paid_for_from_the_st
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_the_project_asks_a_lost_turn_waits_for_a_person_and_then_goes_on_where_it_was() -> Result<()> {
+    let world = World::new(&[("slow", SLOW)]).await?;
+    world.sql("UPDATE millhand.projects SET resend = 'ask'").await?;
+    let host = world.start().await?;
+    let task = world.queue("x").await?;
+    tool_runs(&world).await?;
+    kill(host.backend().server_pid(1).await.context("a server")?)?;
+    assert_eq!(world.settled(task).await?, "blocked", "{:?}", world.verdict(task).await?);
+    let reason: String = world.one("SELECT error_message FROM millhand.inbox").await?;
+    assert!(reason.contains("this project asks before a lost turn is sent again"), "{reason}");
+    let sent = "SELECT message_id FROM millhand.tasks";
+    let message: String = world.one(sent).await?;
+    assert!(world.one::<bool>(&format!("SELECT millhand.retry_task({task})")).await?);
+    assert_eq!(world.one::<String>(sent).await?, message);
+    assert_eq!(world.settled(task).await?, "completed", "{:?}", world.verdict(task).await?);
+    let conversations = world.sql("SELECT DISTINCT agent_session FROM millhand.attempts").await?;
+    assert_eq!(conversations.len(), 1, "it goes on in the same conversation");
+    stop(host).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_stops_hands_its_turn_back_and_the_next_one_finishes_it() -> Result<()> {
     let world = World::new(&[("slow", SLOW)]).await?;
     let host = world.start().await?;

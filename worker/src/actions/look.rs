@@ -172,7 +172,7 @@ pub async fn session_of_chat(store: &Store, chat_id: i64) -> Result<i64> {
 /// How the whole is.
 pub async fn overview(store: &Store, window: Duration) -> Result<Overview> {
     let schema = store.schema_state().await?;
-    if schema != SchemaState::Current {
+    if schema.require_current().is_err() {
         return Ok(Overview { schema, workers: Vec::new(), tasks: Vec::new(), oldest_due: None });
     }
     Ok(Overview {

@@ -131,6 +131,7 @@ mod tests {
             draining,
             started_at: DateTime::UNIX_EPOCH,
             heartbeat_at: DateTime::UNIX_EPOCH,
+            counters: serde_json::Value::Null,
             running: 0,
         }
     }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::{Figure, Samples};
 use crate::{
-    config::Timings,
+    config::{RetentionSettings, Timings},
     model::{outcome::Ending, retry::Verdict},
     service::{Settings, Worker},
     store::{
@@ -201,6 +201,7 @@ async fn insert_to_claimed(store: &Store, size: Size, report: &mut dyn FnMut(Fig
         listen: true,
         agents: vec!["opencode".to_owned()],
         max_infra_losses: 10,
+        retention: RetentionSettings::default(),
         timings: Timings::default(),
     };
     let leases = Leases::new(settings.timings.lease);

@@ -138,7 +138,7 @@ pub(super) async fn migrate(context: &Context, arguments: &Migrate) -> Outcome {
             })?;
         }
         match state {
-            SchemaState::Current => screen.line("The schema is up to date.")?,
+            SchemaState::Current | SchemaState::Compatible { .. } => screen.line("The schema is up to date.")?,
             SchemaState::Older { .. } => screen.line("Next: millhand migrate")?,
             SchemaState::Newer { .. } => state.require_current()?,
         }

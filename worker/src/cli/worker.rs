@@ -28,7 +28,7 @@ use crate::{
     actions::{self, Overview},
     config::{LogFormat, private_folder},
     service::{self, Host},
-    store::{Store, StoreError, migrate::SchemaState},
+    store::{Store, StoreError},
     supervise::{HostLock, ServiceManager},
 };
 
@@ -95,10 +95,14 @@ async fn run_until_told(context: &Context, store: Option<Store>, manager: &Servi
         "millhand worker runs".style(bold()),
         format!("({at_once} turns at once; Ctrl-C stops it)").style(dim())
     ));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(Exit::Done),
+        _ = interrupt.recv() => Ok(Exit::Done),
+        () = host.worker().outdated() => Err(Failure::broken(
+            "the database has a newer schema than this millhand knows".to_owned(),
+            Some("upgrade millhand, and start the worker again".to_owned()),
+        )),
+    };
     let running = host.worker().running();
     let turns = count(i64::try_from(running).unwrap_or(i64::MAX), "turn");
     manager.stopping(&format!("waiting for {turns}"));
@@ -111,7 +115,7 @@ async fn run_until_told(context: &Context, store: Option<Store>, manager: &Servi
     tokio::pin!(stop);
     loop {
         tokio::select! {
-            () = &mut stop => return Ok(Exit::Done),
+            () = &mut stop => return ended,
             _ = terminate.recv() => hurry.cancel(),
             _ = interrupt.recv() => hurry.cancel(),
         }
@@ -303,7 +307,7 @@ pub(super) async fn status(context: &Context) -> Outcome {
             "home": home.root(),
             "worker_pid": pid,
             "database": database.shown,
-            "schema_is_current": overview.schema == SchemaState::Current,
+            "schema_is_current": overview.schema.require_current().is_ok(),
             "workers": overview.workers,
             "tasks": overview.tasks.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             "oldest_due_seconds": overview.oldest_due.map(|waited| waited.as_secs()),

@@ -134,6 +134,8 @@ pub(super) const KEYS: &[Key] = &[
     key!("sandbox.write", sandbox.write),
     key!("worktrees.pool", worktrees.pool),
     key!("worktrees.quota", worktrees.quota),
+    key!("retention.events_days", retention.events_days),
+    key!("retention.tasks_days", retention.tasks_days),
     key!("log.level", log.level),
     key!("log.format", log.format),
     key!("retry.backoff_base", retry.backoff_base),
@@ -172,6 +174,8 @@ pub(super) const KEYS: &[Key] = &[
     key!("timings.reap_grace", timings.reap_grace),
     key!("timings.reap_retry", timings.reap_retry),
     key!("timings.trash_kept", timings.trash_kept),
+    key!("timings.prune", timings.prune),
+    key!("timings.probe", timings.probe),
 ];
 
 /// The key that a person probably meant.

@@ -18,7 +18,7 @@ pub use host::{host_id, prepare_home, private_folder};
 pub use load::{ConfigError, Sources, load};
 pub use machine::resident_bytes;
 pub use settings::{
-    DatabaseSettings, Environment, LogFormat, LogSettings, OpencodeSettings, PostgresSettings, SandboxMode,
-    SandboxSettings, Settings, WorkerSettings, WorktreeSettings, servers_for, turns_for,
+    DatabaseSettings, Environment, LogFormat, LogSettings, OpencodeSettings, PostgresSettings, RetentionSettings,
+    SandboxMode, SandboxSettings, Settings, WorkerSettings, WorktreeSettings, servers_for, turns_for,
 };
 pub use timings::Timings;

@@ -33,6 +33,8 @@ pub struct Settings {
     pub postgres: PostgresSettings,
     /// Worktrees that no session uses.
     pub worktrees: WorktreeSettings,
+    /// How long things are kept.
+    pub retention: RetentionSettings,
     /// Logging.
     pub log: LogSettings,
     /// The environment that the process was started in: where programs are looked for, and what agents are passed of it.
@@ -219,6 +221,21 @@ pub struct WorktreeSettings {
     pub quota: Option<i64>,
 }
 
+/// How long things are kept. What was paid is kept for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetentionSettings {
+    /// Days that transcripts are kept; 0: for ever.
+    pub events_days: i32,
+    /// Days that finished tasks of closed sessions are kept; 0: for ever.
+    pub tasks_days: i32,
+}
+
+impl Default for RetentionSettings {
+    fn default() -> Self {
+        Self { events_days: 30, tasks_days: 0 }
+    }
+}
+
 /// Logging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
@@ -262,6 +279,7 @@ impl Settings {
             sandbox: SandboxSettings::default(),
             postgres: PostgresSettings { binaries: None },
             worktrees: WorktreeSettings { pool: 2, quota: None },
+            retention: RetentionSettings::default(),
             log: LogSettings { level: "info".to_owned(), format: LogFormat::Text },
             environment: Environment::default(),
         }

@@ -67,6 +67,10 @@ pub struct Timings {
     pub reap_retry: Duration,
     /// How long the trash is kept.
     pub trash_kept: Duration,
+    /// Between rounds of taking away what is old.
+    pub prune: Duration,
+    /// Between looks at what agents a host can run.
+    pub probe: Duration,
 }
 
 impl Default for Timings {
@@ -103,6 +107,8 @@ impl Default for Timings {
             reap_grace: Duration::from_secs(3600),
             reap_retry: Duration::from_secs(600),
             trash_kept: Duration::from_secs(7 * 86_400),
+            prune: Duration::from_secs(600),
+            probe: Duration::from_secs(600),
         }
     }
 }

@@ -190,7 +190,11 @@ impl Git {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, GitError> + Send + 'static,
 ) -> Result<T, GitError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| GitError::Interrupted(error.to_string()))?
+    // What it logs belongs to the turn that asked for it.
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work))
+        .await
+        .map_err(|error| GitError::Interrupted(error.to_string()))?
 }
 
 /// Writes a file beside its place and moves it there, so that a reader sees all of it or nothing.

@@ -6,7 +6,9 @@
 
 pub mod claimer;
 pub mod heartbeat;
+pub mod lookout;
 pub mod prober;
+pub mod pruner;
 pub mod reaper;
 pub mod rescuer;
 pub mod tender;

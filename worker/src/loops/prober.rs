@@ -7,9 +7,6 @@ use tokio_util::sync::CancellationToken;
 use super::Trouble;
 use crate::{agent::Backend, store::Store};
 
-/// Between looks.
-const EVERY: Duration = Duration::from_secs(600);
-
 /// What the prober needs.
 pub struct Prober {
     /// Where to tell.
@@ -20,13 +17,15 @@ pub struct Prober {
     pub agent: String,
     /// The agent.
     pub backend: Arc<dyn Backend>,
+    /// Between looks.
+    pub every: Duration,
 }
 
 impl Prober {
     /// Looks until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("recording agents");
-        let mut ticks = tokio::time::interval(EVERY);
+        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(10)));
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -1,4 +1,4 @@
-//! Gives tasks of workers that are gone to whoever claims them next, and sweeps lines that nobody nudged.
+//! Gives tasks of workers that are gone to whoever claims them next, and mends what should never have been.
 //!
 //! Leaderless: every worker does it, a few tasks at a time, by the database's clock.
 
@@ -16,8 +16,10 @@ use crate::{
 
 /// Tasks rescued per round; the next round follows at once while there are more.
 const AT_MOST: i64 = 100;
-/// Rounds between sweeps of the lines.
+/// Rounds between sweeps for what should not be.
 const SWEEP_EVERY: u32 = 12;
+/// Leases that must have passed before something that may be on its way counts as left behind.
+const GRACE_LEASES: u32 = 2;
 
 /// What the rescuer needs.
 pub struct Rescuer {
@@ -55,10 +57,13 @@ impl Rescuer {
             self.rescue().await?;
         }
         if sweep {
-            let stuck = self.store.sweep_lines().await?;
-            if stuck > 0 {
-                tracing::warn!(sessions = stuck, "lines stood still without a nudge; moving them");
+            let repaired = self.store.repair(self.timings.lease * GRACE_LEASES, self.max_infra_losses).await?;
+            for repaired in &repaired {
+                tracing::warn!(what = repaired.what, count = repaired.count, "mended what should not have been");
+            }
+            if !repaired.is_empty() {
                 self.wake.notify_one();
+                self.store.announce().await?;
             }
         }
         Ok(())

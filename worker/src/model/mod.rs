@@ -5,6 +5,7 @@
 pub mod adoption;
 pub mod change;
 pub mod clock;
+pub mod counters;
 pub mod event;
 pub mod ids;
 pub mod lane;

@@ -90,6 +90,7 @@ impl Host {
             listen: settings.database.listen,
             agents: vec!["opencode".to_owned()],
             max_infra_losses: settings.retry.max_infra_losses,
+            retention: settings.retention,
             timings: settings.timings,
         };
         let as_backend: Arc<dyn Backend> = backend.clone();

@@ -14,8 +14,11 @@ use uuid::Uuid;
 
 use crate::{
     agent::Backend,
-    config::Timings,
-    loops::{claimer::Claimer, heartbeat::Heartbeat, prober::Prober, reaper::Reaper, rescuer::Rescuer, tender::Tender},
+    config::{RetentionSettings, Timings},
+    loops::{
+        claimer::Claimer, heartbeat::Heartbeat, lookout::Lookout, prober::Prober, pruner::Pruner, reaper::Reaper,
+        rescuer::Rescuer, tender::Tender,
+    },
     store::{
         Store, StoreError,
         listen::{Wakes, listen},
@@ -53,6 +56,8 @@ pub struct Settings {
     pub agents: Vec<String>,
     /// Infrastructure losses of a task after which a person is asked.
     pub max_infra_losses: i32,
+    /// How long things are kept.
+    pub retention: RetentionSettings,
     /// Intervals.
     pub timings: Timings,
 }
@@ -67,6 +72,7 @@ pub struct Worker {
     wakes: Wakes,
     stop_claiming: CancellationToken,
     stop_loops: CancellationToken,
+    outdated: CancellationToken,
     loops: Vec<JoinHandle<()>>,
 }
 
@@ -135,6 +141,17 @@ impl Worker {
             timings,
         };
         loops.push(tokio::spawn(rescuer.run(stop_claiming.clone())));
+        let outdated = CancellationToken::new();
+        let lookout = Lookout {
+            store: store.clone(),
+            worker: id,
+            stop_claiming: stop_claiming.clone(),
+            outdated: outdated.clone(),
+            every: timings.rescue,
+        };
+        loops.push(tokio::spawn(lookout.run()));
+        let pruner = Pruner { store: store.clone(), retention: settings.retention, every: timings.prune };
+        loops.push(tokio::spawn(pruner.run(stop_claiming.clone())));
         if let Some(backend) = &backend {
             let tender = Tender { backend: backend.clone(), every: timings.tend };
             loops.push(tokio::spawn(tender.run(stop_claiming.clone())));
@@ -144,6 +161,7 @@ impl Worker {
                     host_id: settings.host_id.clone(),
                     agent: agent.clone(),
                     backend: backend.clone(),
+                    every: timings.probe,
                 };
                 loops.push(tokio::spawn(prober.run(stop_claiming.clone())));
             }
@@ -165,7 +183,7 @@ impl Worker {
         };
         loops.push(tokio::spawn(claimer.run(stop_claiming.clone())));
         tracing::info!(worker = %id, turns = settings.concurrency, "worker started");
-        Ok(Self { id, store, leases, turns, backend, wakes, stop_claiming, stop_loops, loops })
+        Ok(Self { id, store, leases, turns, backend, wakes, stop_claiming, stop_loops, outdated, loops })
     }
 
     /// Starts the loop that lets go of worktrees which nobody needs. It ends before the agents' servers do.
@@ -178,6 +196,11 @@ impl Worker {
     /// Its id, new at each start.
     pub fn id(&self) -> Uuid {
         self.id
+    }
+
+    /// Waits until the database's schema has moved on so far that this worker has to be stopped.
+    pub async fn outdated(&self) {
+        self.outdated.cancelled().await;
     }
 
     /// Turns under way.

@@ -6,7 +6,10 @@ use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, R
 use tokio_postgres::config::SslMode;
 
 use super::{Result, StoreError, durable};
-use crate::postgres::{Address, Tls};
+use crate::{
+    model::counters::Counters,
+    postgres::{Address, Tls},
+};
 
 /// How long getting a connection may take before the database counts as unreachable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +61,8 @@ pub struct Store {
     relaxed: Pool,
     /// One connection, so that heartbeats never queue behind anything.
     heartbeat: Pool,
+    /// What was done through it.
+    counters: Counters,
 }
 
 impl std::fmt::Debug for Store {
@@ -101,8 +106,14 @@ impl Store {
             main: pool(&connect, connect.pool_size.max(2), true)?,
             relaxed: pool(&connect, connect.pool_size.max(2), false)?,
             heartbeat: pool(&connect, 1, false)?,
+            counters: Counters::default(),
             connect,
         })
+    }
+
+    /// What was done through this and its clones.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// How it connects.

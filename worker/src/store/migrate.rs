@@ -1,7 +1,10 @@
 //! Migrations: embedded SQL files, applied in order under an advisory lock.
 
-use refinery::{Migration, Runner};
-use tokio_postgres::Client;
+use std::time::Duration;
+
+use refinery::{Migration, Report, Runner};
+use tokio::time::Instant;
+use tokio_postgres::{Client, error::SqlState};
 
 use super::{Connect, Result, Store, StoreError};
 
@@ -13,6 +16,13 @@ mod embedded {
 const HISTORY: &str = "millhand.schema_history";
 /// Key of the advisory lock that serialises migrations: "millhand" in ASCII, shortened to fit.
 const LOCK: i64 = 0x6d69_6c6c_6861_6e64;
+/// How long a step waits for a lock: as long, others may have to wait behind it. Less than Postgres's own deadlock_timeout (1 s), so that
+/// it is never a worker whose statement is broken off.
+const LOCK_WITHIN: &str = "500ms";
+/// Between tries of a step that others were in the way of.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// How long it is tried.
+const KEEP_TRYING: Duration = Duration::from_secs(600);
 
 /// A migration, and whether the database has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +47,13 @@ pub enum SchemaState {
         /// Newest version that this program knows.
         program: i32,
     },
+    /// The database has migrations that this program does not know, and that it can work with all the same.
+    Compatible {
+        /// Newest version in the database.
+        database: i32,
+        /// Newest version that this program knows.
+        program: i32,
+    },
     /// The database has migrations that this program does not know.
     Newer {
         /// Newest version in the database.
@@ -47,10 +64,10 @@ pub enum SchemaState {
 }
 
 impl SchemaState {
-    /// An error in words, unless it is current.
+    /// An error in words, unless this program can work with it.
     pub fn require_current(&self) -> Result<()> {
         match self {
-            Self::Current => Ok(()),
+            Self::Current | Self::Compatible { .. } => Ok(()),
             Self::Older { database: 0, .. } => {
                 Err(StoreError::Schema("this database has no Millhand schema yet: run `millhand migrate`".to_owned()))
             }
@@ -112,8 +129,16 @@ impl Store {
         Ok(match database.cmp(&program) {
             std::cmp::Ordering::Equal => SchemaState::Current,
             std::cmp::Ordering::Less => SchemaState::Older { database, program },
+            std::cmp::Ordering::Greater if self.oldest_program().await? <= program => {
+                SchemaState::Compatible { database, program }
+            }
             std::cmp::Ordering::Greater => SchemaState::Newer { database, program },
         })
+    }
+
+    /// The newest migration that a program must know at least to work with the database, as the database says.
+    async fn oldest_program(&self) -> Result<i32> {
+        Ok(self.client().await?.query_one("SELECT millhand.oldest_program()", &[]).await?.get(0))
     }
 
     /// Applies what is missing. Two at once are safe: the second waits, and finds nothing to do.
@@ -122,6 +147,32 @@ impl Store {
     pub async fn migrate(&self) -> Result<Vec<Step>> {
         migrate(self.connect()).await
     }
+}
+
+/// Applies what is missing. Workers run meanwhile: a step that has to wait for a lock gives up
+/// before others have waited long behind it, and is tried again.
+async fn apply(client: &mut Client) -> Result<Report> {
+    client.batch_execute(&format!("SET lock_timeout = '{LOCK_WITHIN}'")).await?;
+    let began = Instant::now();
+    loop {
+        let error = match runner().run_async(client).await {
+            Ok(report) => return Ok(report),
+            Err(error) => error,
+        };
+        if !is_in_the_way(&error) || began.elapsed() > KEEP_TRYING {
+            return Err(refused(&error));
+        }
+        tracing::info!("a migration waits for others to be done; trying again");
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}
+
+/// Whether others were in the way of a migration, and it may be tried again.
+fn is_in_the_way(error: &refinery::Error) -> bool {
+    use std::error::Error as _;
+    let cause = error.source().and_then(|e| e.downcast_ref::<tokio_postgres::Error>());
+    let codes = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
+    cause.and_then(tokio_postgres::Error::code).is_some_and(|code| codes.contains(code))
 }
 
 async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
@@ -142,7 +193,7 @@ async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
                 "the database's schema is at version {database}, newer than this millhand knows ({program}): upgrade millhand"
             )))
         } else {
-            runner().run_async(&mut client).await.map_err(|error| refused(&error))
+            apply(&mut client).await
         }
     };
     drop(client);

@@ -17,6 +17,8 @@ pub mod queue;
 mod reach;
 pub mod reads;
 pub mod reads_turns;
+pub mod repair;
+pub mod retention;
 pub mod turns;
 pub mod worktrees;
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use tokio_postgres::Row;
+use tokio_postgres::{Row, types::Json};
 use uuid::Uuid;
 
 use super::{Result, Store, StoreError, seconds};
 use crate::model::{
+    counters::Count,
     outcome::ErrorClass,
     retry::{Counts, Verdict},
 };
@@ -180,6 +181,7 @@ impl Store {
         let sql = include_str!("sql/claim.sql").replace("LIMIT $5", &format!("LIMIT {at_most}"));
         let statement = client.prepare_cached(&sql).await?;
         let rows = client.query(&statement, &[&lanes, &worker, &seconds(lease), &host_id]).await?;
+        self.counters().add(Count::Claimed, rows.len() as u64);
         Ok(rows.iter().map(claimed).collect())
     }
 
@@ -206,7 +208,8 @@ impl Store {
     pub async fn heartbeat(&self, worker: Uuid, tokens: &[Uuid], lease: Duration) -> Result<Vec<LeaseState>> {
         let client = self.heartbeat_client().await?;
         let statement = client.prepare_cached(include_str!("sql/heartbeat.sql")).await?;
-        let rows = client.query(&statement, &[&tokens, &seconds(lease), &worker]).await?;
+        let counters = Json(self.counters().all());
+        let rows = client.query(&statement, &[&tokens, &seconds(lease), &worker, &counters]).await?;
         Ok(rows
             .iter()
             .map(|row| LeaseState { token: row.get(0), renewed: row.get(1), cancelled: row.get(2) })
@@ -215,12 +218,17 @@ impl Store {
 
     /// Ends an attempt. Where the reply is lost, tries again and reads what the first try did.
     pub async fn finish(&self, finish: &Finish<'_>) -> Result<Finished> {
-        match self.finish_once(finish).await {
-            Ok(Some(state)) => Ok(Finished::Recorded(state)),
+        let finished = match self.finish_once(finish).await? {
+            Some(state) => Finished::Recorded(state),
             // No lease: somebody took it, or an earlier try of ours had gone through.
-            Ok(None) => self.recorded(finish).await,
-            Err(error) => Err(error),
-        }
+            None => self.recorded(finish).await?,
+        };
+        let count = match &finished {
+            Finished::Recorded(_) => Count::Finished(finish.outcome),
+            Finished::Fenced => Count::Fenced,
+        };
+        self.counters().add(count, 1);
+        Ok(finished)
     }
 
     async fn finish_once(&self, finish: &Finish<'_>) -> Result<Option<String>> {
@@ -277,7 +285,9 @@ impl Store {
         let client = self.client().await?;
         let sql = concat!(include_str!("sql/rescue_expired.sql"), include_str!("sql/rescue_tail.sql"));
         let statement = client.prepare_cached(sql).await?;
-        Ok(rescued(&client.query(&statement, &[&seconds(lease), &max_losses, &at_most]).await?))
+        let rows = client.query(&statement, &[&seconds(lease), &max_losses, &at_most]).await?;
+        self.counters().add(Count::Rescued, rows.len() as u64);
+        Ok(rescued(&rows))
     }
 
     /// Takes back what earlier workers of this host held. Only the holder of the host's lock may call it: the lock
@@ -286,7 +296,9 @@ impl Store {
         let client = self.client().await?;
         let sql = concat!(include_str!("sql/rescue_host.sql"), include_str!("sql/rescue_tail.sql"));
         let statement = client.prepare_cached(sql).await?;
-        Ok(rescued(&client.query(&statement, &[&host_id, &max_losses, &worker]).await?))
+        let rows = client.query(&statement, &[&host_id, &max_losses, &worker]).await?;
+        self.counters().add(Count::TakenBack, rows.len() as u64);
+        Ok(rescued(&rows))
     }
 
     /// Gives back, uncharged, what this worker claimed without ever hearing of it. `held` are the leases that it knows; no claim of its
@@ -295,7 +307,9 @@ impl Store {
         let client = self.client().await?;
         let sql = concat!(include_str!("sql/rescue_unheld.sql"), include_str!("sql/rescue_tail.sql"));
         let statement = client.prepare_cached(sql).await?;
-        Ok(rescued(&client.query(&statement, &[&worker, &max_losses, &held]).await?))
+        let rows = client.query(&statement, &[&worker, &max_losses, &held]).await?;
+        self.counters().add(Count::GivenBack, rows.len() as u64);
+        Ok(rescued(&rows))
     }
 
     /// Shortens leases that end later than any can, and tells the time by the database's clock, since 1970.
@@ -304,11 +318,20 @@ impl Store {
         let clamp = client.prepare_cached(include_str!("sql/clamp_leases.sql")).await?;
         let clamped = client.execute(&clamp, &[&seconds(lease)]).await?;
         if clamped > 0 {
+            self.counters().add(Count::Clamped, clamped);
             tracing::warn!(leases = clamped, "leases ended too late; was the database's clock set back?");
         }
         let clock = client.prepare_cached("SELECT extract(epoch FROM clock_timestamp())::float8").await?;
         let now: f64 = client.query_one(&clock, &[]).await?.get(0);
         Ok(Duration::try_from_secs_f64(now).unwrap_or_default())
+    }
+
+    /// Takes back tasks that run without a lease, for so long at least.
+    pub(super) async fn rescue_leaseless(&self, grace: Duration, max_losses: i32) -> Result<Vec<Rescued>> {
+        let client = self.client().await?;
+        let sql = concat!(include_str!("sql/rescue_leaseless.sql"), include_str!("sql/rescue_tail.sql"));
+        let statement = client.prepare_cached(sql).await?;
+        Ok(rescued(&client.query(&statement, &[&seconds(grace), &max_losses]).await?))
     }
 
     /// Backstop of the lines: nudges sessions that should move and that nobody nudged. Returns how many.
@@ -385,7 +408,8 @@ impl Store {
                 "INSERT INTO millhand.agents (host_id, agent, backend, installed, version, problem, models) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7) \
                  ON CONFLICT (host_id, agent) DO UPDATE SET backend = excluded.backend, installed = excluded.installed, \
-                 version = excluded.version, problem = excluded.problem, models = excluded.models, probed_at = now()",
+                 version = excluded.version, problem = excluded.problem, probed_at = now(), \
+                 models = CASE WHEN excluded.problem IS NULL THEN excluded.models ELSE agents.models END",
                 &[
                     &host_id,
                     &agent,
@@ -393,7 +417,7 @@ impl Store {
                     &row.installed,
                     &row.version,
                     &row.problem,
-                    &tokio_postgres::types::Json(row.models),
+                    &Json(row.models),
                 ],
             )
             .await?;

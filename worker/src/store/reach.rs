@@ -24,6 +24,8 @@ pub(super) fn why(error: &tokio_postgres::Error) -> Option<String> {
             "28000" => Some(format!("{what}: check the user, and the server's pg_hba.conf (or try sslmode=require)")),
             "3D000" => Some(format!("{what}: correct its name, or create it with `createdb`")),
             "53300" => Some(format!("{what}: raise the server's max_connections, or run fewer workers")),
+            // Others were in the way: they will be done.
+            "40001" | "40P01" | "55P03" => Some(what.to_owned()),
             // 57P: the server goes down, or ended this connection; 08: connection.
             code if code.starts_with("57P") || code.starts_with("08") => Some(what.to_owned()),
             _ => None,

@@ -214,6 +214,7 @@ pub struct LiveWorker {
     pub draining: bool,
     pub started_at: DateTime<Utc>,
     pub heartbeat_at: DateTime<Utc>,
+    pub counters: serde_json::Value,
     pub running: i64,
 }
 
@@ -397,6 +398,7 @@ impl Store {
                 draining: row.get("draining"),
                 started_at: row.get("started_at"),
                 heartbeat_at: row.get("heartbeat_at"),
+                counters: row.get("counters"),
                 running: row.get("running"),
             })
             .collect())

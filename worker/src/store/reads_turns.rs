@@ -126,12 +126,7 @@ impl Store {
     /// The transcript of an attempt behind a place in it, in order.
     pub async fn turn_events(&self, attempt_id: i64, after: i32, at_most: i64) -> Result<Vec<TurnEventRow>> {
         let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT attempt_id, seq, kind, part, data, created_at FROM millhand.turn_events \
-                 WHERE attempt_id = $1 AND seq > $2 ORDER BY seq LIMIT $3",
-            )
-            .await?;
+        let statement = client.prepare_cached(include_str!("sql/attempt_events.sql")).await?;
         let rows = client.query(&statement, &[&attempt_id, &after, &at_most]).await?;
         Ok(rows
             .iter()

@@ -4,10 +4,14 @@
 
 use std::time::Duration;
 
-use tokio_postgres::types::Json;
+use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
 
-use super::{Result, Store, StoreError, without_nul};
+use super::{
+    Result, Store, StoreError,
+    retention::{is_without_day, make_day_of},
+    without_nul,
+};
 use crate::model::{change::ChangeSet, event::AgentEvent, usage::StepUsage};
 
 /// The agent's conversation of a chat on this host.
@@ -183,7 +187,14 @@ impl Store {
         }
         let client = self.relaxed().await?;
         let statement = client.prepare_cached(include_str!("sql/append_events.sql")).await?;
-        client.execute(&statement, &[&attempt_id, &seqs, &kinds, &parts, &data, &whole]).await?;
+        let values: [&(dyn ToSql + Sync); 6] = [&attempt_id, &seqs, &kinds, &parts, &data, &whole];
+        match client.execute(&statement, &values).await {
+            Err(error) if is_without_day(&error) => {
+                make_day_of(&client, attempt_id).await?;
+                client.execute(&statement, &values).await?;
+            }
+            done => drop(done?),
+        }
         Ok(())
     }
 
@@ -283,7 +294,7 @@ impl Store {
     }
 }
 
-type Param<'a> = &'a (dyn tokio_postgres::types::ToSql + Sync);
+type Param<'a> = &'a (dyn ToSql + Sync);
 
 /// The parameters of one row of `pending_changes`, owned so that they outlive the pipelined call.
 struct FileRow<'a> {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tokio::{sync::mpsc, task::JoinHandle};
+use tracing::Instrument as _;
 
 use crate::{
     model::{event::AgentEvent, usage::StepUsage},
@@ -46,7 +47,7 @@ impl Transcript {
             rows: Vec::new(),
             steps: Vec::new(),
         };
-        Self { events, writer: tokio::spawn(writer.run(queue)) }
+        Self { events, writer: tokio::spawn(writer.run(queue).in_current_span()) }
     }
 
     /// Where events go.

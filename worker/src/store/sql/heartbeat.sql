@@ -1,4 +1,4 @@
--- $1 tokens, $2 lease in seconds, $3 worker. A lease that somebody has locked is skipped: locked is not lost.
+-- $1 tokens, $2 lease in seconds, $3 worker, $4 what it has done so far. A lease that somebody has locked is skipped: locked is not lost.
 WITH held AS MATERIALIZED (
     SELECT token FROM millhand.leases WHERE token = ANY ($1) ORDER BY session_id FOR UPDATE SKIP LOCKED
 ), renewed AS (
@@ -7,7 +7,7 @@ WITH held AS MATERIALIZED (
     FROM held WHERE l.token = held.token
     RETURNING l.token
 ), alive AS (
-    UPDATE millhand.workers SET heartbeat_at = clock_timestamp() WHERE id = $3
+    UPDATE millhand.workers SET heartbeat_at = clock_timestamp(), counters = $4 WHERE id = $3
 )
 SELECT l.token, r.token IS NOT NULL AS renewed, t.cancel_requested_at IS NOT NULL AS cancelled
 FROM millhand.leases l

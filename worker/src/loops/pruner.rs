@@ -1,0 +1,79 @@
+//! Makes the tables of the coming days' transcripts, and takes away what is kept long enough: old transcripts, and, where that is
+//! wanted, old tasks of closed sessions.
+//!
+//! One worker at a time takes tasks away, a few at once, so that nobody waits for it. What was paid stays.
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::Trouble;
+use crate::{
+    config::RetentionSettings,
+    model::counters::Count,
+    store::{Store, StoreError},
+};
+
+/// Days whose tables are made ahead of time.
+const AHEAD: i32 = 3;
+/// Tasks taken away at once.
+const AT_MOST: i64 = 500;
+/// Between batches: a long way to go leaves room for others.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// What the pruner needs.
+pub struct Pruner {
+    /// Where from.
+    pub store: Store,
+    /// How long things are kept.
+    pub retention: RetentionSettings,
+    /// Between rounds.
+    pub every: Duration,
+}
+
+impl Pruner {
+    /// Prunes until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut trouble = Trouble::new("taking away what is old");
+        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(10)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                round = self.round() => trouble.note(round),
+            };
+        }
+    }
+
+    async fn round(&self) -> Result<(), StoreError> {
+        self.store.make_event_days(AHEAD).await?;
+        let days = match self.retention.events_days {
+            0 => 0,
+            kept => self.store.drop_event_days(kept).await?,
+        };
+        let (mut tasks, mut sessions) = (0, 0);
+        if self.retention.tasks_days > 0 {
+            while let Some(pruned) = self.store.prune(self.retention.tasks_days, AT_MOST).await? {
+                tasks += pruned.tasks.unsigned_abs();
+                sessions += pruned.sessions.unsigned_abs();
+                if pruned.tasks < AT_MOST && pruned.sessions < AT_MOST {
+                    break;
+                }
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+        if days + tasks + sessions > 0 {
+            tracing::info!(event_days = days, tasks, sessions, "took away what was kept long enough");
+        }
+        let counters = self.store.counters();
+        counters.add(Count::EventDaysDropped, days);
+        counters.add(Count::TasksPruned, tasks);
+        counters.add(Count::SessionsPruned, sessions);
+        Ok(())
+    }
+}
