@@ -56,7 +56,7 @@ COMMENT ON COLUMN millhand.projects.default_model IS 'Model (provider/model) of 
 COMMENT ON COLUMN millhand.projects.trusted IS 'Whether the repository''s own agent configuration (which is code) is loaded.';
 COMMENT ON COLUMN millhand.projects.ask_policy IS 'What answers an agent''s permission asks: reject (with a visible warning) or allow.';
 COMMENT ON COLUMN millhand.projects.on_failure IS 'hold: a failed task holds its session''s line until a person acts; continue: the next one runs.';
-COMMENT ON COLUMN millhand.projects.resend IS 'continue: a turn that was lost goes on by its ids, which may pay for a step again; ask: it is blocked until a person retries it.';
+COMMENT ON COLUMN millhand.projects.resend IS 'continue: a turn that was lost is sent again by its ids, which may pay for a step again; ask: one that is neither answered nor under way is blocked until a person retries it.';
 COMMENT ON COLUMN millhand.projects.max_attempts IS 'Charged attempts that a new task gets, unless it says otherwise.';
 COMMENT ON COLUMN millhand.projects.env_pass IS 'Names of environment variables of the worker that the project''s agents may see.';
 COMMENT ON COLUMN millhand.projects.created_at IS 'When it was registered.';
@@ -126,6 +126,7 @@ CREATE TABLE millhand.tasks (
     idempotency_key     text CONSTRAINT tasks_idempotency_key UNIQUE,
     parent_task_id      bigint CONSTRAINT tasks_parent_task_id_fkey REFERENCES millhand.tasks (id) ON DELETE SET NULL,
     message_id          text,
+    resend_allowed      boolean NOT NULL DEFAULT false,
     cancel_requested_at timestamptz,
     dismissed_at        timestamptz,
     output_summary      text,
@@ -168,6 +169,7 @@ COMMENT ON COLUMN millhand.tasks.last_attempt IS 'Number of the newest attempt; 
 COMMENT ON COLUMN millhand.tasks.idempotency_key IS 'Inserting the same key twice is refused, so that a client can safely try again.';
 COMMENT ON COLUMN millhand.tasks.parent_task_id IS 'Task that this one follows from.';
 COMMENT ON COLUMN millhand.tasks.message_id IS 'Id of the prompt''s message in the agent, stored before it is sent; kept while an attempt may be continued.';
+COMMENT ON COLUMN millhand.tasks.resend_allowed IS 'A person retried it after its turn was lost: its message may be sent once more, also where the project asks first.';
 COMMENT ON COLUMN millhand.tasks.cancel_requested_at IS 'A person asked to cancel it while it ran.';
 COMMENT ON COLUMN millhand.tasks.dismissed_at IS 'A person took it out of the inbox.';
 COMMENT ON COLUMN millhand.tasks.output_summary IS 'The agent''s last words, shortened.';
@@ -703,6 +705,7 @@ BEGIN
     NEW.infra_losses := 0;
     NEW.last_attempt := 0;
     NEW.message_id := NULL;
+    NEW.resend_allowed := false;
     NEW.cancel_requested_at := NULL;
     NEW.dismissed_at := NULL;
     NEW.output_summary := NULL;
@@ -838,7 +841,8 @@ BEGIN
     UPDATE tasks SET
         state = 'waiting', lane = NULL, holds_line = false, prompt = coalesce(new_prompt, prompt), run_at = now(),
         attempts = 0, infra_losses = 0,
-        message_id = CASE WHEN found.state = 'blocked' AND new_prompt IS NULL THEN message_id END, cancel_requested_at = NULL, dismissed_at = NULL,
+        message_id = CASE WHEN found.state = 'blocked' AND new_prompt IS NULL THEN message_id END,
+        resend_allowed = found.state = 'blocked' AND new_prompt IS NULL AND message_id IS NOT NULL, cancel_requested_at = NULL, dismissed_at = NULL,
         error_class = NULL, error_message = NULL, finished_at = NULL
         WHERE id = task;
     INSERT INTO nudges (session_id) VALUES (its_session);

@@ -1,7 +1,6 @@
 -- Maintenance: lines in order whatever happens, a person asked before a lost turn is sent again.
 
--- An older task that was retried goes before a head that has not begun, whenever it came to be the head; a task that is blocked
--- goes on by its ids when it is retried.
+-- An older task that was retried goes before a head that has not begun, whenever it came to be the head.
 CREATE OR REPLACE FUNCTION millhand.advance(at_most int DEFAULT 200) RETURNS int
 LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
 DECLARE
@@ -67,6 +66,111 @@ END
 $$;
 COMMENT ON FUNCTION millhand.sweep_lines(int) IS 'Backstop: nudges sessions whose line should move and that nobody nudged. Returns how many; anything but 0 is worth a warning.';
 
+-- Workers are at work meanwhile, and their statements take several of these tables in an order of their own: whoever held two of them for
+-- itself would sooner or later stand in a circle with one. So each is changed in a transaction of its own, that can be done again.
+ALTER TABLE millhand.projects ADD COLUMN IF NOT EXISTS resend text NOT NULL DEFAULT 'continue'
+    CONSTRAINT projects_resend CHECK (resend IN ('continue', 'ask'));
+COMMENT ON COLUMN millhand.projects.resend IS 'continue: a turn that was lost is sent again by its ids, which may pay for a step again; ask: one that is neither answered nor under way is blocked until a person retries it.';
+COMMIT;
+BEGIN;
+ALTER TABLE millhand.tasks ADD COLUMN IF NOT EXISTS resend_allowed boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN millhand.tasks.resend_allowed IS 'A person retried it after its turn was lost: its message may be sent once more, also where the project asks first.';
+
+CREATE OR REPLACE FUNCTION millhand.fill_task() RETURNS trigger
+LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
+DECLARE
+    its record;
+    chat_session bigint;
+BEGIN
+    IF NEW.prompt IS NULL OR NEW.prompt !~ '[^[:space:]]' THEN
+        RAISE EXCEPTION 'the prompt is empty' USING ERRCODE = 'check_violation', CONSTRAINT = 'tasks_prompt_size';
+    END IF;
+    IF octet_length(NEW.prompt) > 1048576 THEN
+        RAISE EXCEPTION 'the prompt has % bytes; at most 1048576 (1 MiB) are taken', octet_length(NEW.prompt)
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'tasks_prompt_size',
+            HINT = 'Put the long part into a file of the repository and name it in the prompt.';
+    END IF;
+
+    IF NEW.chat_id IS NOT NULL THEN
+        SELECT session_id INTO chat_session FROM chats WHERE id = NEW.chat_id;
+        IF chat_session IS NULL THEN
+            RAISE EXCEPTION 'there is no chat c%', NEW.chat_id USING ERRCODE = 'foreign_key_violation',
+                CONSTRAINT = 'tasks_chat_id_fkey', HINT = 'Leave chat_id out for the session''s first chat.';
+        END IF;
+        IF NEW.session_id IS NOT NULL AND NEW.session_id <> chat_session THEN
+            RAISE EXCEPTION 'chat c% belongs to session s%, not to s%', NEW.chat_id, chat_session, NEW.session_id
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'tasks_chat_id_fkey';
+        END IF;
+        NEW.session_id := chat_session;
+    END IF;
+
+    IF NEW.session_id IS NOT NULL THEN
+        -- One look for all of it: a bulk insert does this for every row.
+        SELECT s.project, s.state, c.id AS first_chat, p.default_agent, p.default_model, p.max_attempts INTO its
+            FROM sessions s JOIN projects p ON p.name = s.project
+            LEFT JOIN LATERAL (SELECT id FROM chats WHERE session_id = s.id ORDER BY id LIMIT 1) c ON NEW.chat_id IS NULL
+            WHERE s.id = NEW.session_id;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'there is no session s%', NEW.session_id USING ERRCODE = 'foreign_key_violation',
+                CONSTRAINT = 'tasks_session_id_fkey', HINT = 'See: millhand ls --sessions. Insert with project to open a new one.';
+        END IF;
+        IF NEW.project IS NOT NULL AND NEW.project <> its.project THEN
+            RAISE EXCEPTION 'session s% belongs to project "%", not to "%"', NEW.session_id, its.project, NEW.project
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'tasks_project_fkey';
+        END IF;
+        IF its.state <> 'open' THEN
+            RAISE EXCEPTION 'session s% is closed', NEW.session_id
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'sessions_state', HINT = 'Insert with project to open a new one.';
+        END IF;
+        NEW.project := its.project;
+        NEW.chat_id := coalesce(NEW.chat_id, its.first_chat);
+        NEW.state := 'waiting';
+        IF NEW.chat_id IS NULL THEN
+            INSERT INTO chats (session_id) VALUES (NEW.session_id) RETURNING id INTO NEW.chat_id;
+        END IF;
+    ELSIF NEW.project IS NULL THEN
+        RAISE EXCEPTION 'a task needs a project or a session_id' USING ERRCODE = 'not_null_violation',
+            HINT = 'INSERT INTO millhand.tasks (project, prompt) VALUES (''acme'', ''...'')';
+    ELSE
+        SELECT base_branch, default_agent, default_model, max_attempts INTO its FROM projects WHERE name = NEW.project;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'unknown project "%"', NEW.project USING ERRCODE = 'foreign_key_violation',
+                CONSTRAINT = 'tasks_project_fkey',
+                HINT = 'Register it: millhand project add PATH, or SELECT millhand.add_project(''name'', ''/path/or/url''). See: SELECT name FROM millhand.projects.';
+        END IF;
+        INSERT INTO sessions (project, title, base_branch)
+            VALUES (NEW.project, left(split_part(ltrim(NEW.prompt, E' \t\r\n'), E'\n', 1), 120), its.base_branch)
+            RETURNING id INTO NEW.session_id;
+        INSERT INTO chats (session_id) VALUES (NEW.session_id) RETURNING id INTO NEW.chat_id;
+        -- Nobody else can know this session yet, so the task is its head. Its lane needs the agent, and comes last.
+        NEW.state := 'pending';
+    END IF;
+
+    NEW.agent := coalesce(NEW.agent, its.default_agent);
+    NEW.model := coalesce(NEW.model, its.default_model);
+    NEW.max_attempts := coalesce(NEW.max_attempts, its.max_attempts);
+
+    -- What only the queue itself may say.
+    NEW.holds_line := false;
+    NEW.lane := CASE WHEN NEW.state = 'pending' THEN lane_of(NEW.session_id, NEW.agent) END;
+    NEW.attempts := 0;
+    NEW.infra_losses := 0;
+    NEW.last_attempt := 0;
+    NEW.message_id := NULL;
+    NEW.resend_allowed := false;
+    NEW.cancel_requested_at := NULL;
+    NEW.dismissed_at := NULL;
+    NEW.output_summary := NULL;
+    NEW.error_class := NULL;
+    NEW.error_message := NULL;
+    NEW.tokens := 0;
+    NEW.cost_usd := 0;
+    NEW.started_at := NULL;
+    NEW.finished_at := NULL;
+    RETURN NEW;
+END
+$$;
+
 CREATE OR REPLACE FUNCTION millhand.retry_task(task bigint, new_prompt text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = millhand, pg_catalog AS $$
 DECLARE
@@ -94,7 +198,8 @@ BEGIN
     UPDATE tasks SET
         state = 'waiting', lane = NULL, holds_line = false, prompt = coalesce(new_prompt, prompt), run_at = now(),
         attempts = 0, infra_losses = 0,
-        message_id = CASE WHEN found.state = 'blocked' AND new_prompt IS NULL THEN message_id END, cancel_requested_at = NULL, dismissed_at = NULL,
+        message_id = CASE WHEN found.state = 'blocked' AND new_prompt IS NULL THEN message_id END,
+        resend_allowed = found.state = 'blocked' AND new_prompt IS NULL AND message_id IS NOT NULL, cancel_requested_at = NULL, dismissed_at = NULL,
         error_class = NULL, error_message = NULL, finished_at = NULL
         WHERE id = task;
     INSERT INTO nudges (session_id) VALUES (its_session);
@@ -105,12 +210,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION millhand.retry_task(bigint, text) IS 'Runs a failed, blocked or cancelled task again, first in its line, with a new prompt if given; a blocked one without goes on where it was. Does nothing, and returns false, for any other.';
-
--- Workers are at work meanwhile, and their statements take several of these tables in an order of their own: whoever held two of them for
--- itself would sooner or later stand in a circle with one. So each is changed in a transaction of its own, that can be done again.
-ALTER TABLE millhand.projects ADD COLUMN IF NOT EXISTS resend text NOT NULL DEFAULT 'continue'
-    CONSTRAINT projects_resend CHECK (resend IN ('continue', 'ask'));
-COMMENT ON COLUMN millhand.projects.resend IS 'continue: a turn that was lost goes on by its ids, which may pay for a step again; ask: it is blocked until a person retries it.';
 COMMIT;
 BEGIN;
 ALTER TABLE millhand.workers ADD COLUMN IF NOT EXISTS counters jsonb NOT NULL DEFAULT '{}';

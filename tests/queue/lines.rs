@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use millhand::model::retry::Verdict;
+use millhand::{model::retry::Verdict, store::turns::AgentSessionRow};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -311,32 +311,50 @@ async fn an_older_task_that_was_retried_goes_before_one_that_is_tried_again_but_
 }
 
 #[tokio::test]
-async fn where_the_project_says_ask_a_lost_turn_is_blocked_and_goes_on_by_its_ids_when_it_is_retried() {
+async fn where_the_project_says_ask_a_lost_turn_is_sent_again_once_for_each_time_that_a_person_says_so() {
     let q = Queue::new().await;
-    q.sql("UPDATE millhand.projects SET resend = 'ask'").await;
     let (_, task) = q.open().await;
+    assert!(!q.claim_one().await.asks_before_resend);
+    lose(&q).await;
+    q.sql("UPDATE millhand.projects SET resend = 'ask'").await;
     // Nothing was sent yet: there is nothing to pay for again.
-    q.claim_one().await;
-    lose(&q).await;
     let claimed = q.claim_one().await;
-
-    let send = format!("UPDATE millhand.tasks SET message_id = 'msg_1' WHERE id = {task}");
-    q.sql(&send).await;
+    assert_eq!((claimed.asks_before_resend, claimed.message_id.as_deref()), (true, None));
+    send(&q, &claimed).await;
     lose(&q).await;
-    let reason = async || q.one::<String>("SELECT error_message FROM millhand.inbox").await;
-    assert_eq!(q.state(task).await, "blocked");
-    assert!(reason().await.contains("stopped answering; this project asks before a lost turn is sent again"));
-    assert!(q.one::<bool>(&format!("SELECT millhand.retry_task({task})")).await);
+    // The next attempt looks whether it was answered, or goes on; it was not, and does not.
     let again = q.claim_one().await;
-    assert_eq!((again.message_id.as_deref(), again.number), (Some("msg_1"), claimed.number + 1));
-
-    // The same where the worker itself says that the server is gone, and where it hands the turn back.
-    let lost = Verdict::Again { wait: Duration::ZERO, charged: false, infra_loss: true, keep_message: true };
-    q.finish(&again, lost).await;
+    assert_eq!((again.asks_before_resend, again.message_id.as_deref()), (true, Some("msg_1")));
+    q.finish(&again, Verdict::Asks).await;
     assert_eq!(q.state(task).await, "blocked");
-    assert!(reason().await.starts_with("it stalled; this project asks"), "{}", reason().await);
+    assert_eq!(q.one::<i64>("SELECT task_id FROM millhand.inbox").await, task);
+    let row = &q.sql("SELECT attempts, infra_losses FROM millhand.tasks").await[0];
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1)), (0, 2), "being asked is no loss");
+
+    assert!(q.one::<bool>(&format!("SELECT millhand.retry_task({task})")).await);
+    let allowed = q.claim_one().await;
+    assert_eq!((allowed.asks_before_resend, allowed.message_id.as_deref()), (false, Some("msg_1")));
+    // Lost before it was sent: what a person said still holds.
+    lose(&q).await;
+    let allowed = q.claim_one().await;
+    assert!(!allowed.asks_before_resend);
+    send(&q, &allowed).await;
+    lose(&q).await;
+    let again = q.claim_one().await;
+    assert!(again.asks_before_resend, "asked again");
+    q.finish(&again, Verdict::Asks).await;
     assert!(q.one::<bool>(&format!("SELECT millhand.retry_task({task}, 'other words')")).await);
-    assert_eq!(q.claim_one().await.message_id, None, "other words are another message");
+    let other = q.claim_one().await;
+    assert_eq!((other.message_id.as_deref(), other.prompt.as_str()), (None, "other words"), "another message");
+}
+
+async fn send(q: &Queue, claimed: &millhand::store::queue::Claimed) {
+    let session = AgentSessionRow { external_id: "ses_1".to_owned(), config_hash: "c".to_owned() };
+    let sent = q
+        .store
+        .before_prompt(claimed.token, "opencode", "opencode", HOST, &session, "opencode/build", "m", "msg_1")
+        .await;
+    assert!(sent.expect("sent"));
 }
 
 async fn lose(q: &Queue) {

@@ -53,6 +53,7 @@ fn an_act() -> impl Strategy<Value = Act> {
         Ending::RateLimited { retry_after_seconds: None },
         Ending::ServerLost,
         Ending::Aborted,
+        Ending::AsksToResend,
     ]);
     prop_oneof![
         4 => session.clone().prop_map(Act::Insert),
@@ -70,12 +71,12 @@ fn an_act() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn a_life() -> impl Strategy<Value = (bool, bool, Vec<Act>)> {
-    (any::<bool>(), any::<bool>(), prop::collection::vec(an_act(), 1..60))
+fn a_life() -> impl Strategy<Value = (bool, Vec<Act>)> {
+    (any::<bool>(), prop::collection::vec(an_act(), 1..60))
 }
 
-fn policy(failure_holds: bool, asks_before_resend: bool) -> LinePolicy {
-    LinePolicy { failure_holds, asks_before_resend, retry: RETRY }
+fn policy(failure_holds: bool) -> LinePolicy {
+    LinePolicy { failure_holds, retry: RETRY }
 }
 
 /// A few sessions, whose tasks are numbered together.
@@ -178,8 +179,8 @@ fn judge(before: &Line, act: &Act, after: &Line) -> Result<(), TestCaseError> {
 fn in_a_line_nothing_gets_stuck_or_overtakes_or_is_charged_too_often() {
     let config = ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() };
     TestRunner::new(config)
-        .run(&a_life(), |(holds, asks, acts)| {
-            let lines = (0..SESSIONS).map(|n| Line::open(policy(holds, asks), n as i64 + 1, MAX_ATTEMPTS)).collect();
+        .run(&a_life(), |(holds, acts)| {
+            let lines = (0..SESSIONS).map(|n| Line::open(policy(holds), n as i64 + 1, MAX_ATTEMPTS)).collect();
             let mut world = World { lines };
             for (next, act) in (100_i64..).zip(&acts) {
                 let before = world.clone();
@@ -231,11 +232,10 @@ impl<'a> Real<'a> {
         let mut sessions = Vec::new();
         let mut tasks = Vec::new();
         let on_failure = if policy.failure_holds { "hold" } else { "continue" };
-        let resend = if policy.asks_before_resend { "ask" } else { "continue" };
         for _ in 0..SESSIONS {
             let project = format!("p{}", uuid::Uuid::new_v4().simple());
             let sql = format!(
-                "INSERT INTO millhand.projects (name, source, on_failure, resend) VALUES ('{project}', '/src', '{on_failure}', '{resend}')"
+                "INSERT INTO millhand.projects (name, source, on_failure) VALUES ('{project}', '/src', '{on_failure}')"
             );
             client.batch_execute(&sql).await.expect("project");
             let sql = "INSERT INTO millhand.tasks (project, prompt) VALUES ($1, 'x') RETURNING session_id, id";
@@ -271,7 +271,7 @@ impl<'a> Real<'a> {
             }
             Act::Send(session) => {
                 if let Some(claimed) = self.running.get(&self.sessions[*session].1) {
-                    let sql = "UPDATE millhand.tasks SET message_id = 'msg_1' WHERE id = $1";
+                    let sql = "UPDATE millhand.tasks SET message_id = 'msg_1', resend_allowed = false WHERE id = $1";
                     self.client.execute(sql, &[&claimed.task_id]).await.expect("send");
                 }
                 None
@@ -354,7 +354,7 @@ impl<'a> Real<'a> {
             .map(|row| Line { policy, is_open: row.get(0), is_nudged: row.get(1), tasks: BTreeMap::new() })
             .collect();
         let sql = "SELECT array_position($1, t.session_id) - 1, t.id, t.state, t.holds_line, t.attempts, t.max_attempts, t.infra_losses, \
-                   t.last_attempt, t.message_id IS NOT NULL, t.cancel_requested_at IS NOT NULL, t.dismissed_at IS NOT NULL, \
+                   t.last_attempt, t.message_id IS NOT NULL, t.resend_allowed, t.cancel_requested_at IS NOT NULL, t.dismissed_at IS NOT NULL, \
                    (t.state = 'running') = EXISTS (SELECT 1 FROM millhand.leases l WHERE l.task_id = t.id), \
                    (t.state = 'pending') = (t.lane IS NOT NULL), \
                    (t.state IN ('pending', 'waiting', 'running')) = (t.finished_at IS NULL), \
@@ -367,11 +367,12 @@ impl<'a> Real<'a> {
                 counts: Counts { attempts: row.get(4), max_attempts: row.get(5), infra_losses: row.get(6) },
                 last_attempt: row.get(7),
                 is_sent: row.get(8),
-                cancel_requested: row.get(9),
-                dismissed: row.get(10),
+                resend_allowed: row.get(9),
+                cancel_requested: row.get(10),
+                dismissed: row.get(11),
             };
             let id: i64 = row.get(1);
-            for (column, what) in [(11, "lease"), (12, "lane"), (13, "end"), (14, "open attempts")] {
+            for (column, what) in [(12, "lease"), (13, "lane"), (14, "end"), (15, "open attempts")] {
                 assert!(row.get::<_, bool>(column), "t{id} is {:?}, and its {what} is not as it should be", task.state);
             }
             let place = usize::try_from(row.get::<_, i32>(0)).expect("place");
@@ -397,11 +398,10 @@ fn the_database_does_step_by_step_what_the_pure_line_does() {
     });
     let config =
         ProptestConfig { cases: 60, max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() };
-    let outcome = TestRunner::new(config).run(&a_life(), |(holds, asks, acts)| {
+    let outcome = TestRunner::new(config).run(&a_life(), |(holds, acts)| {
         // A broken promise is a failed case, which is then made smaller.
-        let life = std::panic::AssertUnwindSafe(|| {
-            runtime.block_on(side_by_side(&queue, &client, policy(holds, asks), &acts))
-        });
+        let life =
+            std::panic::AssertUnwindSafe(|| runtime.block_on(side_by_side(&queue, &client, policy(holds), &acts)));
         std::panic::catch_unwind(life).unwrap_or_else(|panic| {
             let words = panic.downcast_ref::<String>().cloned().unwrap_or_default();
             Err(TestCaseError::fail(words))

@@ -55,7 +55,9 @@ async fn where_the_project_asks_a_lost_turn_waits_for_a_person_and_then_goes_on_
     kill(host.backend().server_pid(1).await.context("a server")?)?;
     assert_eq!(world.settled(task).await?, "blocked", "{:?}", world.verdict(task).await?);
     let reason: String = world.one("SELECT error_message FROM millhand.inbox").await?;
-    assert!(reason.contains("this project asks before a lost turn is sent again"), "{reason}");
+    assert!(reason.contains("this project asks before it is sent again"), "{reason}");
+    let outcomes: String = world.one("SELECT string_agg(outcome, ' ' ORDER BY number) FROM millhand.attempts").await?;
+    assert_eq!(outcomes, "server_lost asks_to_resend");
     let sent = "SELECT message_id FROM millhand.tasks";
     let message: String = world.one(sent).await?;
     assert!(world.one::<bool>(&format!("SELECT millhand.retry_task({task})")).await?);

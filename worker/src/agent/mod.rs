@@ -90,13 +90,23 @@ pub struct Prompt {
     pub tells_all: bool,
     /// Nobody has sent it before, so that the agent need not be asked for it through the whole conversation.
     pub is_new: bool,
+    /// Where it was sent before and is neither answered nor under way, it may be sent again.
+    pub may_resend: bool,
 }
 
 impl Prompt {
     /// A prompt that begins a turn.
     pub fn new(text: String, message_id: String) -> Self {
         let part_id = message_id.replacen("msg", "prt", 1);
-        Self { text, began_with: message_id.clone(), message_id, part_id, tells_all: true, is_new: false }
+        Self {
+            text,
+            began_with: message_id.clone(),
+            message_id,
+            part_id,
+            tells_all: true,
+            is_new: false,
+            may_resend: true,
+        }
     }
 }
 

@@ -84,6 +84,8 @@ pub struct LineTask {
     pub last_attempt: i32,
     /// Its message may be with the agent: the next attempt continues it.
     pub is_sent: bool,
+    /// A person said that the message may be sent once more.
+    pub resend_allowed: bool,
     /// A person asked to cancel it.
     pub cancel_requested: bool,
     /// A person took it out of the inbox.
@@ -95,8 +97,6 @@ pub struct LineTask {
 pub struct LinePolicy {
     /// A failed task holds its line (`projects.on_failure`).
     pub failure_holds: bool,
-    /// A lost turn is not continued before a person says so (`projects.resend`).
-    pub asks_before_resend: bool,
     /// Bounds on trying again.
     pub retry: RetryPolicy,
 }
@@ -187,7 +187,10 @@ impl Line {
     /// The running attempt is about to send its message.
     pub fn send(&mut self) {
         if let Some(id) = self.in_state(TaskState::Running) {
-            self.set(id, |task| task.is_sent = true);
+            self.set(id, |task| {
+                task.is_sent = true;
+                task.resend_allowed = false;
+            });
         }
     }
 
@@ -201,9 +204,9 @@ impl Line {
                 Verdict::Completed => (TaskState::Completed, true, false, false),
                 Verdict::Failed => (TaskState::Failed, true, false, false),
                 Verdict::Blocked => (TaskState::Blocked, false, true, true),
+                Verdict::Asks => (TaskState::Blocked, false, false, true),
                 Verdict::Again { charged, infra_loss, keep_message, .. } => {
-                    let asks = keep_message && task.is_sent && policy.asks_before_resend;
-                    (if asks { TaskState::Blocked } else { TaskState::Pending }, charged, infra_loss, keep_message)
+                    (TaskState::Pending, charged, infra_loss, keep_message)
                 }
             };
             let is_cancelled = task.cancel_requested && state != TaskState::Completed;
@@ -225,7 +228,7 @@ impl Line {
             let is_capped = task.counts.infra_losses > policy.retry.max_infra_losses;
             task.state = match () {
                 () if task.cancel_requested => TaskState::Cancelled,
-                () if is_capped || (policy.asks_before_resend && task.is_sent) => TaskState::Blocked,
+                () if is_capped => TaskState::Blocked,
                 () => TaskState::Pending,
             };
         });
@@ -258,9 +261,11 @@ impl Line {
                 return Done::Nothing;
             }
         }
+        let goes_on = task.is_sent && task.state == TaskState::Blocked && !new_prompt;
         *task = LineTask {
             last_attempt: task.last_attempt,
-            is_sent: task.is_sent && task.state == TaskState::Blocked && !new_prompt,
+            is_sent: goes_on,
+            resend_allowed: goes_on,
             ..new_task(task.counts.max_attempts)
         };
         self.is_nudged = true;
@@ -322,6 +327,7 @@ fn new_task(max_attempts: i32) -> LineTask {
         counts: Counts { attempts: 0, max_attempts, infra_losses: 0 },
         last_attempt: 0,
         is_sent: false,
+        resend_allowed: false,
         cancel_requested: false,
         dismissed: false,
     }

@@ -48,6 +48,8 @@ pub enum Ending {
     NotStarted,
     /// The agent's server died or went silent mid-turn.
     ServerLost,
+    /// Its message was sent before, is not answered, and the project wants a person to say so before it is sent again.
+    AsksToResend,
     /// Nothing happened for too long.
     Stalled,
     /// The whole turn took too long.
@@ -107,6 +109,7 @@ impl Ending {
             Self::Misconfigured => "misconfigured",
             Self::NotStarted => "not_started",
             Self::ServerLost => "server_lost",
+            Self::AsksToResend => "asks_to_resend",
             Self::Stalled => "stalled",
             Self::TimedOut => "timed_out",
             Self::RepositoryRefused => "repository_refused",
@@ -140,7 +143,7 @@ impl Ending {
             | Self::TimedOut
             | Self::AgentError => Some(ErrorClass::AgentFailed),
             Self::RateLimited { .. } => Some(ErrorClass::RateLimited),
-            Self::Aborted | Self::NotStarted | Self::ServerLost | Self::WorkerTrouble => {
+            Self::Aborted | Self::NotStarted | Self::ServerLost | Self::AsksToResend | Self::WorkerTrouble => {
                 Some(ErrorClass::InfrastructureLost)
             }
         }

@@ -62,6 +62,8 @@ pub enum Verdict {
     Failed,
     /// Lost to infrastructure too often: a person should look.
     Blocked,
+    /// A person has to say that it may go on.
+    Asks,
 }
 
 /// Decides what becomes of a task whose attempt ended.
@@ -101,6 +103,7 @@ pub fn decide(ending: &Ending, counts: Counts, policy: &RetryPolicy, jitter: f64
         Some(ErrorClass::InfrastructureLost) if *ending == Ending::Aborted => {
             Verdict::Again { wait: Duration::ZERO, charged: false, infra_loss: false, keep_message: true }
         }
+        Some(ErrorClass::InfrastructureLost) if *ending == Ending::AsksToResend => Verdict::Asks,
         Some(ErrorClass::InfrastructureLost) if counts.infra_losses + 1 > policy.max_infra_losses => Verdict::Blocked,
         Some(ErrorClass::InfrastructureLost) => Verdict::Again {
             // The first loss costs no time; a host that keeps failing is not hammered.
@@ -179,6 +182,7 @@ mod tests {
             Verdict::Again { wait: Duration::ZERO, charged: false, infra_loss: true, keep_message: true }
         ));
         assert_eq!(decide(&Ending::ServerLost, counts(0, 2), &POLICY, 1.0), Verdict::Blocked);
+        assert_eq!(decide(&Ending::AsksToResend, counts(0, 2), &POLICY, 1.0), Verdict::Asks);
         assert!(matches!(
             decide(&Ending::Aborted, counts(0, 2), &POLICY, 1.0),
             Verdict::Again { infra_loss: false, wait: Duration::ZERO, .. }

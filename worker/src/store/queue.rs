@@ -57,6 +57,8 @@ pub struct Claimed {
     pub trusted: bool,
     /// Whether permission asks are answered with yes.
     pub allow_asks: bool,
+    /// A message that was sent before is not sent again, but a person asked.
+    pub asks_before_resend: bool,
     /// Variables of the worker's environment that the agent may see.
     pub env_pass: Vec<String>,
 }
@@ -88,6 +90,7 @@ fn claimed(row: &Row) -> Claimed {
         source: row.get("source"),
         trusted: row.get("trusted"),
         allow_asks: row.get::<_, &str>("ask_policy") == "allow",
+        asks_before_resend: row.get("asks_before_resend"),
         env_pass: row.get("env_pass"),
     }
 }
@@ -239,6 +242,7 @@ impl Store {
             }
             Verdict::Failed => ("failed", Duration::ZERO, true, false, false),
             Verdict::Blocked => ("blocked", Duration::ZERO, false, true, true),
+            Verdict::Asks => ("blocked", Duration::ZERO, false, false, true),
         };
         let client = self.client().await?;
         let statement = client.prepare_cached(include_str!("sql/finish.sql")).await?;

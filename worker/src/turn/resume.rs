@@ -15,6 +15,9 @@ use crate::{
     store::{StoreError, queue::Claimed, turns::AgentSessionRow},
 };
 
+/// What a person can do about a turn that is not sent again.
+const ASKS: &str = "this project asks before it is sent again: retry it to go on where it was, or dismiss it";
+
 impl Turns {
     /// prompt → follow, and again as long as the agent stops at its limit of steps and may go on.
     pub(super) async fn converse(
@@ -27,7 +30,12 @@ impl Turns {
     ) -> Result<TurnReport, Interrupted> {
         let mut message = first_message(claimed, session);
         let is_new = claimed.message_id.as_ref() != Some(&message.id());
-        let mut prompt = Prompt { is_new, ..prompt(claimed, &message, true) };
+        let may_resend = !claimed.asks_before_resend;
+        if is_new && claimed.message_id.is_some() && !may_resend {
+            let words = format!("the conversation in which its turn was lost is gone; {ASKS}");
+            return Err(Interrupted::Ended(Ending::AsksToResend, words));
+        }
+        let mut prompt = Prompt { is_new, may_resend, ..prompt(claimed, &message, true) };
         if !self.store_prompt(agent, session, lease, &prompt).await? {
             return Err(Interrupted::Fenced);
         }
@@ -52,6 +60,7 @@ impl Turns {
                 transcript.say(AgentEvent::Warning { message }).await;
                 report = TurnReport { ending: Ending::Completed, error: String::new(), ..report };
             }
+            Ending::AsksToResend => report.error = format!("{}; {ASKS}", report.error),
             Ending::ServerLost => self.note_lost_server(claimed, agent, transcript).await,
             _ => {}
         }

@@ -2,7 +2,7 @@
 WITH lease AS (
     SELECT task_id FROM millhand.leases WHERE token = $1 FOR SHARE
 ), task AS (
-    UPDATE millhand.tasks t SET message_id = $9 FROM lease WHERE t.id = lease.task_id RETURNING t.chat_id
+    UPDATE millhand.tasks t SET message_id = $9, resend_allowed = false FROM lease WHERE t.id = lease.task_id RETURNING t.chat_id
 ), attempt AS (
     UPDATE millhand.attempts a SET agent_resolved = $7, model_resolved = $8, agent_session = $5
     FROM lease WHERE a.token = $1

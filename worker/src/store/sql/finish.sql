@@ -12,7 +12,6 @@ WITH lease AS (
     SELECT t.id, t.session_id, t.agent,
            CASE
                WHEN $5 <> 'completed' AND t.cancel_requested_at IS NOT NULL THEN 'cancelled'
-               WHEN $5 = 'again' AND $9 AND t.message_id IS NOT NULL AND p.resend = 'ask' THEN 'blocked'
                WHEN $5 = 'again' THEN 'pending'
                ELSE $5
            END AS state,
@@ -38,12 +37,7 @@ WITH lease AS (
         message_id = CASE WHEN $9 THEN t.message_id END,
         output_summary = coalesce($10, t.output_summary),
         error_class = CASE WHEN d.state = 'cancelled' THEN NULL ELSE $3 END,
-        error_message = CASE
-            WHEN d.state = 'cancelled' THEN NULL
-            WHEN d.state = 'blocked' AND $5 = 'again' THEN concat_ws('; ', $4,
-                'this project asks before a lost turn is sent again: retry it to go on where it was, or dismiss it')
-            ELSE $4
-        END,
+        error_message = CASE WHEN d.state = 'cancelled' THEN NULL ELSE $4 END,
         tokens = d.tokens,
         cost_usd = d.cost_usd,
         finished_at = CASE WHEN d.state = 'pending' THEN NULL ELSE clock_timestamp() END

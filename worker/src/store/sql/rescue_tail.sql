@@ -7,36 +7,29 @@
         error_message = lost.why
     FROM lost WHERE a.token = lost.token AND a.ended_at IS NULL
 ), task AS (
-    -- What is looked at of the task is looked at in the row that is changed: a person may cancel it in this moment.
     UPDATE millhand.tasks t
     SET state = CASE
             WHEN t.cancel_requested_at IS NOT NULL THEN 'cancelled'
-            WHEN t.infra_losses + lost.losses > $2 OR (p.resend = 'ask' AND t.message_id IS NOT NULL) THEN 'blocked'
+            WHEN t.infra_losses + lost.losses > $2 THEN 'blocked'
             ELSE 'pending'
         END,
         lane = CASE
-            WHEN t.cancel_requested_at IS NULL AND t.infra_losses + lost.losses <= $2
-                AND (p.resend = 'continue' OR t.message_id IS NULL) THEN millhand.lane_of(t.session_id, t.agent)
+            WHEN t.cancel_requested_at IS NULL AND t.infra_losses + lost.losses <= $2 THEN millhand.lane_of(t.session_id, t.agent)
         END,
         infra_losses = t.infra_losses + lost.losses,
         run_at = now(),
         error_class = 'infrastructure_lost',
-        error_message = CASE
-            WHEN t.infra_losses + lost.losses <= $2 AND p.resend = 'ask' AND t.message_id IS NOT NULL
-                THEN concat_ws('; ', lost.why,
-                'this project asks before a lost turn is sent again: retry it to go on where it was, or dismiss it')
-            ELSE lost.why
-        END,
+        error_message = lost.why,
         finished_at = CASE
-            WHEN t.cancel_requested_at IS NOT NULL OR t.infra_losses + lost.losses > $2
-                OR (p.resend = 'ask' AND t.message_id IS NOT NULL) THEN clock_timestamp()
+            WHEN t.cancel_requested_at IS NOT NULL OR t.infra_losses + lost.losses > $2 THEN clock_timestamp()
         END
-    FROM lost, millhand.projects p WHERE t.id = lost.task_id AND t.state = 'running' AND p.name = t.project
+    FROM lost WHERE t.id = lost.task_id AND t.state = 'running'
     RETURNING t.id, t.session_id, t.state
 ), idle AS (
     -- Whoever takes the session up next says again that it is in use.
     UPDATE millhand.worktrees w SET state = 'ready' FROM task WHERE w.session_id = task.session_id AND w.state = 'in_use'
 ), nudged AS (
+    -- Also where the task keeps its place: an older one may have been retried meanwhile.
     INSERT INTO millhand.nudges (session_id) SELECT session_id FROM task
 )
 SELECT id, state FROM task

@@ -66,6 +66,8 @@ pub(super) struct Turn<'a> {
     was_left: bool,
     /// It still runs, so that nothing is to be sent.
     runs: bool,
+    /// Its prompt was sent before, and what came of it ended without an answer.
+    was_cut_off: bool,
     cold: Option<(OwnedSemaphorePermit, Instant)>,
 }
 
@@ -121,6 +123,7 @@ pub(super) async fn run(
         heard_all: prompt.is_new,
         was_left: running.was_left,
         runs: false,
+        was_cut_off: false,
         cold: None,
     };
     let ended = match turn.begin(setup).await {
@@ -159,6 +162,9 @@ impl Turn<'_> {
         }
         if self.runs {
             return Ok(None);
+        }
+        if self.was_cut_off && !self.prompt.may_resend {
+            return Ok(Some((Ending::AsksToResend, "the turn was lost before it was answered".to_owned())));
         }
         if !self.enter_cold_gate().await {
             return Ok(Some(Broken::Stopped.ending()));
@@ -214,9 +220,11 @@ impl Turn<'_> {
                 return Ok(Some(ended));
             }
             self.runs = self.was_left && !is_idle;
-            let message = match self.runs {
-                true => "following a turn that went on without a worker",
-                false => "continuing a prompt that opencode has already",
+            self.was_cut_off = is_idle;
+            let message = match (self.runs, self.was_cut_off && !self.prompt.may_resend) {
+                (true, _) => "following a turn that went on without a worker",
+                (false, true) => "opencode has the prompt already, and it was not answered",
+                (false, false) => "continuing a prompt that opencode has already",
             };
             self.tell(AgentEvent::Status { message: message.to_owned() }).await;
         }
