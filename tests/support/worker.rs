@@ -10,12 +10,17 @@ use super::{millhand, world::World};
 
 /// A worker of the world's home, with these variables besides. It logs to `worker.log` in the world's folder.
 pub fn start(world: &World, variables: &[(&str, &str)]) -> Result<Child> {
+    Ok(command(world, "worker", variables)?.spawn()?)
+}
+
+/// A command of `millhand` as the user of a world gives it.
+pub fn command(world: &World, name: &str, variables: &[(&str, &str)]) -> Result<Command> {
     let settings = &world.settings;
     let path = std::env::var_os("PATH").context("PATH")?;
     let log = fs::File::options().create(true).append(true).open(world.path().join("worker.log"))?;
     let mut command = Command::new(millhand());
     command
-        .arg("worker")
+        .arg(name)
         .env_clear()
         .env("PATH", path)
         .env("HOME", world.path().join("user"))
@@ -31,7 +36,7 @@ pub fn start(world: &World, variables: &[(&str, &str)]) -> Result<Child> {
         .stdout(Stdio::null())
         .stderr(log)
         .kill_on_drop(true);
-    Ok(command.spawn()?)
+    Ok(command)
 }
 
 /// What the workers of a world have logged.

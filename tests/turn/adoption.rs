@@ -321,6 +321,81 @@ async fn a_server_that_would_be_started_otherwise_now_is_not_kept() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_well_is_not_kept_and_its_turn_goes_on_on_the_next() -> Result<()> {
+    let mut ground = Ground::new(("waits", WAITS), &[LEASE]).await?;
+    let task = ground.world.queue("x").await?;
+    wait_until("the tool runs", TURN_WITHIN, async || ground.worktree().join("begun").exists()).await?;
+    let server = ground.server().await?;
+    std::process::Command::new("kill").args(["-STOP", &server.to_string()]).status()?;
+    ground.kill().await?;
+    fs::write(ground.worktree().join("go"), "")?;
+    ground.start_again()?;
+    assert_eq!(ground.world.settled(task).await?, "completed", "{:?}", ground.world.verdict(task).await?);
+    ensure!(worker::log(&ground.world).contains("is not well"), "{}", worker::log(&ground.world));
+    assert_ne!(ground.server().await?, server);
+    ground.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_turns_of_one_server_all_go_on() -> Result<()> {
+    let mut ground = Ground::new(("waits", WAITS), &[LEASE]).await?;
+    let mut tasks = Vec::new();
+    for _ in 0..4 {
+        tasks.push(ground.world.queue("x").await?);
+    }
+    let home = ground.world.settings.home.clone();
+    let worktrees = || (1..=4).map(|session| home.worktree(1, session));
+    wait_until("all tools run", TURN_WITHIN, async || worktrees().all(|tree| tree.join("begun").exists())).await?;
+    let server = ground.server().await?;
+    ground.kill().await?;
+    ground.start_again()?;
+    ground.counts(FOLLOWED, 4).await.with_context(|| worker::log(&ground.world))?;
+    for worktree in worktrees() {
+        fs::write(worktree.join("go"), "")?;
+    }
+    for task in tasks {
+        assert_eq!(ground.world.settled(task).await?, "completed", "{:?}", ground.world.verdict(task).await?);
+    }
+    assert_eq!((ground.server().await?, ground.world.model.requests().len()), (server, 8));
+    ground.stop().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_a_worker_that_is_gone_or_never_got_to_work_leaves_nothing_behind() -> Result<()> {
+    let mut ground = Ground::new(("fine", FINE), &[LEASE]).await?;
+    for how in ["down", "a worker that waits for its database"] {
+        let task = ground.world.queue("x").await?;
+        assert_eq!(ground.world.settled(task).await?, "completed");
+        ground.server().await?;
+        ground.kill().await?;
+        ensure!(!find_family(&ground.scope).is_empty(), "its server waits for the next worker");
+        let mut command = if how == "down" {
+            worker::command(&ground.world, "down", &[])?
+        } else {
+            worker::command(
+                &ground.world,
+                "worker",
+                &[("MILLHAND_DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")],
+            )?
+        };
+        let mut stopping = command.spawn()?;
+        if how != "down" {
+            ground.logged("waiting for it", 1).await?;
+            let pid = stopping.id().context("its process id")?;
+            std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status()?;
+        }
+        let status = tokio::time::timeout(TURN_WITHIN, stopping.wait()).await??;
+        ensure!(status.success(), "{how}: {status}: {}", worker::log(&ground.world));
+        let left = find_family(&ground.scope);
+        ensure!(left.is_empty(), "{how}: {left:?}");
+        if how == "down" {
+            ground.start_again()?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn where_adoption_is_off_servers_end_with_their_worker() -> Result<()> {
     let mut ground = Ground::new(("fine", FINE), &[LEASE, ("MILLHAND_AGENT_OPENCODE_ADOPT", "false")]).await?;
     let task = ground.world.queue("x").await?;
