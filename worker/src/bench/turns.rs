@@ -118,6 +118,7 @@ async fn within(
     settings.environment = place.environment();
     settings.opencode.binary = Some(binary.to_owned());
     settings.opencode.config = Some(operator_config(model).to_string());
+    settings.opencode.adopt = false;
     settings.worker.concurrency = Some(size.worktrees.max(4));
     settings.database.listen = bench.settings.database.listen;
     let git = Git::new(None, settings.environment.0.clone().into_iter().collect(), place.home()).await?;

@@ -115,6 +115,8 @@ async fn start_model(context: &mut Context) -> Outcome<ScriptedModel> {
     let mut config = model.provider_config(Prices::default());
     config["enabled_providers"] = serde_json::json!([crate::scripted::PROVIDER_ID]);
     context.settings.opencode.config = Some(config.to_string());
+    // Whoever breaks off the demo wants nothing of it left, and no worker comes to take it over.
+    context.settings.opencode.adopt = false;
     Ok(model)
 }
 

@@ -76,7 +76,7 @@ impl OpencodeBackend {
     /// Takes over what an earlier worker of this host left running, and ends the rest of it.
     pub(super) async fn take_over_leftovers(&self) {
         let supervisor = &self.setup.supervisor;
-        let mut adopting = Vec::new();
+        let (mut adopting, mut ending) = (Vec::new(), Vec::new());
         let mut taken = Vec::new();
         for leftover in supervisor.leftovers().await {
             let handed = serde_json::from_str::<HandOver>(leftover.hand_over().expose_secret()).ok();
@@ -96,12 +96,14 @@ impl OpencodeBackend {
                 }
                 (Choice::End(reason), ..) => {
                     tracing::warn!(name = leftover.name(), why = reason.as_str(), "ending a server that was left");
-                    leftover.end().await;
+                    ending.push(leftover.end());
                 }
                 (Choice::Adopt | Choice::Leave, ..) => {}
             }
         }
-        let kept: Vec<String> = futures::future::join_all(adopting).await.into_iter().flatten().collect();
+        let (adopting, ending) = (futures::future::join_all(adopting), futures::future::join_all(ending));
+        let (adopted, _) = tokio::join!(adopting, ending);
+        let kept: Vec<String> = adopted.into_iter().flatten().collect();
         let ended = end_family_except(supervisor.scope(), &kept, self.setup.timings.kill_grace).await;
         if ended > 0 {
             tracing::warn!(processes = ended, "ended processes that an earlier worker left behind");
