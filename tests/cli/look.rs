@@ -128,7 +128,7 @@ async fn json_of_tasks_has_every_public_column() -> Result<()> {
     cli.some_of_everything().await?;
     let client = cli.db.client().await?;
     // What only the queue itself uses.
-    let internal = ["lane", "message_id"];
+    let internal = ["lane", "message_id", "resend_allowed"];
     for (table, arguments, more) in [
         ("tasks", &["ls", "--json", "-n", "1"][..], &internal[..]),
         ("sessions", &["ls", "--sessions", "--json", "-n", "1"], &[]),
