@@ -1,5 +1,6 @@
 //! Integration tests on real parts. One binary, so that it links once; one module per area.
 
+mod apply;
 mod chaos;
 mod cli;
 mod git;

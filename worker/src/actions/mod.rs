@@ -3,15 +3,18 @@
 //! Plain async functions over the store, with typed results. They decide nothing that the database decides (who may be
 //! retried, what is refused), and they print nothing.
 
+mod apply;
 mod changes;
 mod costs;
 mod follow;
 mod look;
 mod projects;
 mod queue;
+mod recover;
 mod sessions;
 mod why;
 
+pub use apply::{Applied, Applier, ApplyRequest, Target, open_changes};
 pub use changes::{Changes, changes, next_patch};
 pub use costs::costs;
 pub use follow::{Followed, Follower};
@@ -24,7 +27,10 @@ pub use queue::{Acted, Chat, TaskRequest, cancel, dismiss, enqueue, retry, send}
 pub use sessions::{close_session, reopen_session};
 pub use why::{Fleet, why};
 
-use crate::store::StoreError;
+use crate::{
+    git::{Conflict, GitError},
+    store::StoreError,
+};
 
 /// Why an action was not done.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +51,17 @@ pub enum ActionError {
         /// What to do.
         hint: Option<String>,
     },
+    /// The changes cannot be merged with the branch; nothing was changed.
+    #[error("{}", apply::in_words(.branch, .conflicts))]
+    Conflicts {
+        /// The branch.
+        branch: String,
+        /// Where.
+        conflicts: Vec<Conflict>,
+    },
+    /// git failed.
+    #[error(transparent)]
+    Git(GitError),
     /// The database did not answer, or its answer cannot be used.
     #[error(transparent)]
     Store(StoreError),

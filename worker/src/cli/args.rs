@@ -18,7 +18,7 @@ Start here:
   cd ~/src/acme                     your repository
   millhand run \"Add a --json flag\"  queue a task and follow it
   millhand diff t1                  look at what it changed
-  millhand diff --patch t1 | git apply
+  millhand apply t1                 take it, as a commit on the branch that it started from
 
 No API key at hand? `millhand demo` runs it all with a scripted model.
 
@@ -81,6 +81,10 @@ pub(super) enum Command {
     Attach(Attach),
     /// Show what a task or session changed
     Diff(Diff),
+    /// Put changes on a branch: all or nothing, and only once
+    Apply(super::args_review::Apply),
+    /// Refuse changes, all or some files; the work stays in the session's worktree
+    Reject(super::args_review::Reject),
     /// List what needs you: failed and blocked tasks
     Inbox(Inbox),
     /// Run a failed, blocked or cancelled task again

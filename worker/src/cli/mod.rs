@@ -3,8 +3,10 @@
 //! No logic lives here. Everything printed goes through [`screen`], and every text that comes from an agent, a repository or
 //! another person is made safe for terminals by [`text`] first.
 
+mod apply;
 mod args;
 mod args_host;
+mod args_review;
 mod args_worktree;
 mod bench;
 mod database;
@@ -151,6 +153,8 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Show(arguments) => show::show(context, arguments.id).await,
         Command::Attach(arguments) => live::attach(context, &arguments).await,
         Command::Diff(arguments) => diff::diff(context, &arguments).await,
+        Command::Apply(arguments) => apply::apply(context, arguments).await,
+        Command::Reject(arguments) => apply::reject(context, arguments).await,
         Command::Inbox(arguments) => lists::inbox(context, arguments.limit).await,
         Command::Retry(arguments) => tasks::retry(context, arguments).await,
         Command::Dismiss(arguments) => tasks::dismiss(context, arguments.task).await,

@@ -35,6 +35,8 @@ pub struct Settings {
     pub worktrees: WorktreeSettings,
     /// How long things are kept.
     pub retention: RetentionSettings,
+    /// Commits that take what agents changed.
+    pub apply: ApplySettings,
     /// Logging.
     pub log: LogSettings,
     /// The environment that the process was started in: where programs are looked for, and what agents are passed of it.
@@ -236,6 +238,30 @@ impl Default for RetentionSettings {
     }
 }
 
+/// Commits that take what agents changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApplySettings {
+    /// `Name <address>`; none: the user's own.
+    pub author: Option<String>,
+    /// Template of the message.
+    pub message: String,
+    /// Template of the trailers, one a line.
+    pub trailers: String,
+    /// Sign them, as the user's git configuration says how.
+    pub sign: bool,
+}
+
+impl Default for ApplySettings {
+    fn default() -> Self {
+        Self {
+            author: None,
+            message: "{title}".to_owned(),
+            trailers: "Millhand-Session: {session}\nMillhand-Task: {task}".to_owned(),
+            sign: false,
+        }
+    }
+}
+
 /// Logging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
@@ -280,6 +306,7 @@ impl Settings {
             postgres: PostgresSettings { binaries: None },
             worktrees: WorktreeSettings { pool: 2, quota: None },
             retention: RetentionSettings::default(),
+            apply: ApplySettings::default(),
             log: LogSettings { level: "info".to_owned(), format: LogFormat::Text },
             environment: Environment::default(),
         }

@@ -59,6 +59,10 @@ pub struct Timings {
     pub adopt_grace: Duration,
     /// How long turns may go on after a worker was told to stop.
     pub drain: Duration,
+    /// How long an apply waits for a lock of the user's git.
+    pub apply_lock: Duration,
+    /// Between looks for applies that were interrupted.
+    pub settle_applies: Duration,
     /// Between looks for worktrees that nobody needs.
     pub reap: Duration,
     /// From a session's being closed or deleted to its worktree's going.
@@ -103,6 +107,8 @@ impl Default for Timings {
             kill_grace: Duration::from_secs(2),
             adopt_grace: Duration::from_secs(60),
             drain: Duration::from_secs(30),
+            apply_lock: Duration::from_secs(5),
+            settle_applies: Duration::from_secs(30),
             reap: Duration::from_secs(60),
             reap_grace: Duration::from_secs(3600),
             reap_retry: Duration::from_secs(600),

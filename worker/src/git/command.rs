@@ -1,8 +1,9 @@
 //! Every git process starts here, and nowhere else.
 //!
-//! Two kinds: `plain` sees nothing of the user's configuration and may work on files (always with an explicit git folder);
-//! `with_credentials` sees the user's configuration, because credential helpers live there, and only ever talks to remotes.
-//! Neither has hooks, a shell, a terminal, or a file-system monitor. Neither is ever pointed at a repository that an agent can write.
+//! Three kinds: `plain` sees nothing of the user's configuration and may work on files (always with an explicit git folder);
+//! `with_credentials` sees the user's configuration, because credential helpers live there, and only ever talks to remotes; `as_user` sees
+//! it too, because line ends and filters are set there, and works in the user's own repository when a person applies changes.
+//! None has hooks, a shell, a terminal, or a file-system monitor. None is ever pointed at a repository that an agent can write.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -83,6 +84,11 @@ impl Git {
         GitCommand { command, what, limit: REMOTE_LIMIT, progress: None }
     }
 
+    /// A command in the user's own repository, which sees the user's configuration: line ends and filters are to be theirs. Hooks do not run.
+    pub(super) fn as_user<'a>(&self, what: &'a str) -> GitCommand<'a> {
+        GitCommand { limit: LOCAL_LIMIT, ..self.with_credentials(what) }
+    }
+
     fn bare_command(&self) -> Command {
         let mut command = Command::new(self.binary());
         command
@@ -141,6 +147,11 @@ impl GitCommand<'_> {
         self
     }
 
+    pub(super) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     pub(super) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -162,7 +173,14 @@ impl GitCommand<'_> {
     }
 
     /// Runs it; stdout if it succeeded.
-    pub(super) async fn run(mut self) -> Result<Vec<u8>, GitError> {
+    pub(super) async fn run(self) -> Result<Vec<u8>, GitError> {
+        let what = self.what.to_owned();
+        let ended = self.run_to_end().await?;
+        if ended.status == Some(0) { Ok(ended.stdout) } else { Err(ended.failure(&what)) }
+    }
+
+    /// Runs it; how it ended is for the caller to judge.
+    pub(super) async fn run_to_end(mut self) -> Result<Ended, GitError> {
         let what = self.what.to_owned();
         let child = self.command.spawn().map_err(|source| GitError::Spawn { what: what.clone(), source })?;
         let mut group = Group::of(child);
@@ -171,6 +189,28 @@ impl GitCommand<'_> {
             Ok(result) => result,
             Err(_) => Err(GitError::TimedOut { what, seconds }),
         }
+    }
+}
+
+/// How a git process ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// Its exit status; none if a signal ended it.
+    pub(super) status: Option<i32>,
+    pub(super) stdout: Vec<u8>,
+    /// The end of what it wrote to stderr.
+    pub(super) stderr: Vec<u8>,
+}
+
+impl Ended {
+    /// What it said, without credentials.
+    pub(super) fn message(&self) -> String {
+        without_credentials(String::from_utf8_lossy(&self.stderr).trim())
+    }
+
+    /// The error that this ending is.
+    pub(super) fn failure(&self, what: &str) -> GitError {
+        GitError::Failed { what: what.to_owned(), status: self.status, message: self.message() }
     }
 }
 
@@ -186,7 +226,7 @@ impl Group {
         Self { child, id }
     }
 
-    async fn finish(&mut self, what: &str, progress: Option<&Progress>) -> Result<Vec<u8>, GitError> {
+    async fn finish(&mut self, what: &str, progress: Option<&Progress>) -> Result<Ended, GitError> {
         let (stdout, stderr) = (self.child.stdout.take(), self.child.stderr.take());
         let (Some(stdout), Some(stderr)) = (stdout, stderr) else {
             return Err(GitError::Interrupted(format!("no pipes to git while it was to {what}")));
@@ -200,11 +240,7 @@ impl Group {
         };
         let status = self.child.wait().await.map_err(spawn_error)?;
         self.id = None;
-        if status.success() {
-            return Ok(stdout);
-        }
-        let message = without_credentials(String::from_utf8_lossy(&stderr).trim());
-        Err(GitError::Failed { what: what.to_owned(), status: status.code(), message })
+        Ok(Ended { status: status.code(), stdout, stderr })
     }
 }
 

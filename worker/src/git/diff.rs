@@ -105,12 +105,13 @@ fn render_all(
 
 /// One path's change; a rename has two paths.
 #[derive(Debug)]
-struct Change {
-    old: Option<Side>,
-    new: Option<Side>,
+pub(super) struct Change {
+    pub(super) old: Option<Side>,
+    pub(super) new: Option<Side>,
 }
 
-fn changes(repository: &Repository, base: &str, tree: &str) -> Result<Vec<Change>, GitError> {
+/// All that differs between a base and a tree, in the order of the patch.
+pub(super) fn changes(repository: &Repository, base: &str, tree: &str) -> Result<Vec<Change>, GitError> {
     let tree_of = |id: &str| repository.find_object(Oid::from_str(id)?, None)?.peel_to_tree();
     let (before, after) = (tree_of(base).doing("read the base")?, tree_of(tree).doing("read the checkpoint")?);
     let mut options = DiffOptions::new();
@@ -204,7 +205,8 @@ impl Change {
         }
     }
 
-    fn path(&self) -> &[u8] {
+    /// Path now, or the path that is gone.
+    pub(super) fn path(&self) -> &[u8] {
         self.new.as_ref().or(self.old.as_ref()).map_or(b"", |side| &side.path)
     }
 
@@ -215,6 +217,15 @@ impl Change {
             (Some(old), Some(new)) if old.path != new.path => ChangeKind::Renamed,
             (Some(old), Some(new)) if type_of(old.mode) != type_of(new.mode) => ChangeKind::TypeChanged,
             _ => ChangeKind::Modified,
+        }
+    }
+
+    /// The headers that its patch has, which name both blobs.
+    pub(super) fn headers(&self) -> Vec<u8> {
+        let (old, new) = (self.old.as_ref(), self.new.as_ref());
+        match self.kind() {
+            ChangeKind::TypeChanged => [patch::header(old, None), patch::header(None, new)].concat(),
+            _ => patch::header(old, new),
         }
     }
 

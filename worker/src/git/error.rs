@@ -81,6 +81,12 @@ pub enum GitError {
         /// How long we waited.
         seconds: u64,
     },
+    /// It must not be done as asked.
+    #[error("{why}")]
+    Refused {
+        /// Why.
+        why: String,
+    },
     /// The session has no worktree here.
     #[error("session s{session_id} has no worktree at {}", .path.display())]
     NoWorktree {
@@ -119,6 +125,10 @@ pub enum GitError {
 }
 
 impl GitError {
+    pub(super) fn refused(why: impl Into<String>) -> Self {
+        Self::Refused { why: why.into() }
+    }
+
     /// Whether trying again cannot help until a person has changed something.
     pub fn is_refusal(&self) -> bool {
         match self {
@@ -126,6 +136,7 @@ impl GitError {
             | Self::TooOld { .. }
             | Self::BadSource { .. }
             | Self::NoSuchBranch { .. }
+            | Self::Refused { .. }
             | Self::Planted { .. } => true,
             Self::Spawn { .. }
             | Self::Failed { .. }

@@ -378,7 +378,7 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 /// The same empty root commit each time: a session on an unborn branch has something to measure against.
-fn unborn_base(repository: &Repository, name: String) -> Result<Base, GitError> {
+pub(super) fn unborn_base(repository: &Repository, name: String) -> Result<Base, GitError> {
     let make = || {
         let tree = repository.treebuilder(None)?.write()?;
         let who = git2::Signature::new("Millhand", "millhand@localhost", &git2::Time::new(0, 0))?;

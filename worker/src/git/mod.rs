@@ -12,10 +12,14 @@
 //!
 //! Map: [`source`] says what a path or URL is · [`mirror`] keeps our clone · [`worktree`] makes a session's folder,
 //! [`agent_repository`] its `.git`, [`trash`] moves it aside and back, [`pool`] resets it for another session · [`checkpoint`] turns the folder into a commit, by [`walk`], [`rules`] (ignore and
-//! attributes) and [`normalise`] (line ends, LFS) · [`diff`] measures it, [`patch`] writes what `git apply` reads ·
+//! attributes) and [`normalise`] (line ends, LFS) · [`diff`] measures it, [`patch`] writes what `git apply` reads · [`apply`] makes a commit of
+//! what was approved, [`land`] brings it to the user's branch and [`checkouts`] to where that is checked out, [`push`] to a remote, [`rebase`] to the
+//! session's own worktree ·
 //! [`command`] starts every git process · [`folder`] goes through folders without following links.
 
 mod agent_repository;
+mod apply;
+mod checkouts;
 mod checkpoint;
 mod command;
 mod diff;
@@ -24,11 +28,14 @@ mod error;
 mod flags;
 mod floor;
 mod folder;
+mod land;
 mod lock;
 mod mirror;
 mod normalise;
 mod patch;
 mod pool;
+mod push;
+mod rebase;
 mod rules;
 mod source;
 mod stat_cache;
@@ -47,11 +54,16 @@ use std::{
     sync::Arc,
 };
 
+pub use apply::{Approved, CommitText, Conflict, Merged};
 pub use checkpoint::Checkpoint;
 pub use command::Progress;
 pub use disk::DiskUse;
 pub use error::GitError;
+pub use land::{Landed, Landing, Step, Where};
 pub use mirror::{Base, Head, Mirror};
+pub use patch::headers_of;
+pub use push::{Push, Pushed};
+pub use rebase::Rebased;
 pub use source::{Source, SourceKind};
 pub use tip::Tip;
 pub use trash::{Gate, GateOf, Whereabouts};
@@ -180,10 +192,22 @@ impl Git {
         self.lock(format!("s{session_id}.lock"), format!("the worktree of session s{session_id}")).await
     }
 
+    /// Nobody else applies anything of this project on this host while it is held.
+    pub async fn lock_applies(&self, project_id: i64) -> Result<Applies, GitError> {
+        let lock = self.lock(format!("apply-p{project_id}.lock"), "the project, to apply changes,".to_owned()).await?;
+        Ok(Applies { lock })
+    }
+
     async fn lock(&self, name: String, what: String) -> Result<Lock, GitError> {
         let path = self.private().join("locks").join(name);
         blocking(move || Lock::acquire(&path, &what)).await
     }
+}
+
+/// The right to apply changes of a project. A git that was started under it and outlives us still holds it.
+#[derive(Debug)]
+pub struct Applies {
+    lock: Lock,
 }
 
 /// Runs what blocks away from the runtime's own threads.

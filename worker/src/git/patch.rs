@@ -95,7 +95,21 @@ fn start_of_line(text: &[u8], marker: &[u8]) -> Option<usize> {
     None
 }
 
-fn header(old: Option<&Side>, new: Option<&Side>) -> Vec<u8> {
+/// The headers in a patch, without what follows them: paths, modes, and the blobs before and after.
+pub fn headers_of(patch: &[u8]) -> Vec<u8> {
+    let (mut headers, mut inside) = (Vec::new(), false);
+    for line in patch.split_inclusive(|byte| *byte == b'\n') {
+        // Content never starts a line with this: text has a marker before it, binary data no spaces.
+        inside |= line.starts_with(b"diff --git ");
+        inside &= ![b"--- ".as_slice(), b"@@ ", b"GIT binary patch"].iter().any(|start| line.starts_with(start));
+        if inside {
+            headers.extend_from_slice(line);
+        }
+    }
+    headers
+}
+
+pub(super) fn header(old: Option<&Side>, new: Option<&Side>) -> Vec<u8> {
     let (Some(first), Some(second)) = (old.or(new), new.or(old)) else { return Vec::new() };
     let mut text = b"diff --git ".to_vec();
     text.extend(quote(b"a/", &first.path));
@@ -173,6 +187,15 @@ fn quote(prefix: &[u8], path: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_are_told_from_content_that_looks_like_them() {
+        let patch = b"diff --git a/x b/x\nindex 1..2 100644\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-diff --git a/y b/y\n+++ b/z\n \
+                      diff --git a/q b/q\n\\ No newline at end of file\ndiff --git a/b b/b\nold mode 100644\nnew mode 100755\n";
+        let headers = b"diff --git a/x b/x\nindex 1..2 100644\ndiff --git a/b b/b\nold mode 100644\nnew mode 100755\n";
+        assert_eq!(headers_of(patch), headers);
+        assert_eq!(headers_of(b""), b"");
+    }
 
     #[test]
     fn names_are_quoted_as_git_does() {

@@ -74,6 +74,11 @@ impl Git {
         Ok(source)
     }
 
+    /// Whether a project's source is a path or a URL, without a look at it.
+    pub fn kind_of(&self, given: &str) -> Result<SourceKind, GitError> {
+        classify(given)
+    }
+
     /// Like [`inspect`](Self::inspect), without counting uncommitted files.
     pub(super) async fn locate(&self, given: &str) -> Result<Source, GitError> {
         let given = given.to_owned();

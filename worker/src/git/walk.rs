@@ -447,7 +447,7 @@ fn read_exactly(file: &mut File, size: u64) -> Option<Vec<u8>> {
 }
 
 /// Whether git, on any system, takes this for a name and not for its own folder.
-fn is_valid_name(name: &[u8]) -> bool {
+pub(super) fn is_valid_name(name: &[u8]) -> bool {
     // On Windows a backslash separates, too, and a colon starts a stream.
     name.split(|byte| *byte == b'\\').all(|part| {
         let part = part.split(|byte| *byte == b':').next().unwrap_or(part);

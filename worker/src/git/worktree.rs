@@ -252,6 +252,16 @@ impl Place {
 
     /// Builds the agent's `.git` elsewhere and moves it in; whatever had its name is removed, not followed.
     pub(super) fn write_agent_repository(&self, base: &Base, building: &Path) -> Result<(), GitError> {
+        self.write_agent_repository_with(base, building, &self.meta.join("index"))
+    }
+
+    /// The same with another index.
+    pub(super) fn write_agent_repository_with(
+        &self,
+        base: &Base,
+        building: &Path,
+        index: &Path,
+    ) -> Result<(), GitError> {
         let repository = mirror::open(&self.mirror)?;
         let temporary =
             tempfile::Builder::new().prefix("repository-").tempdir_in(building).on("create in", building)?;
@@ -259,7 +269,7 @@ impl Place {
         let branch = self.branch();
         let contents = Contents {
             mirror: &repository,
-            index: self.meta.join("index"),
+            index: index.to_owned(),
             branch: &branch,
             commit: &base.commit,
             base_branch: base.branch.as_deref(),

@@ -11,6 +11,7 @@ pub mod prober;
 pub mod pruner;
 pub mod reaper;
 pub mod rescuer;
+pub mod settler;
 pub mod tender;
 
 use crate::store::StoreError;

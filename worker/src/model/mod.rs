@@ -3,6 +3,7 @@
 //! Nothing here does input or output, knows tokio or looks at a clock: `now` is an argument.
 
 pub mod adoption;
+pub mod apply;
 pub mod change;
 pub mod clock;
 pub mod counters;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Settings as WorkerSettings, Worker};
 use crate::{
+    actions::Applier,
     agent::{
         Backend,
         confine::Confinement,
@@ -95,6 +96,15 @@ impl Host {
         };
         let as_backend: Arc<dyn Backend> = backend.clone();
         let mut worker = Worker::start(worker_settings, store, Arc::new(turns), leases, Some(as_backend)).await?;
+        let applier = Applier {
+            store: worktrees.store.clone(),
+            git: worktrees.git.clone(),
+            worktrees: worktrees.clone(),
+            host_id: worktrees.host_id.clone(),
+            settings: settings.apply.clone(),
+            timings: settings.timings,
+        };
+        worker.start_settler(applier);
         worker.start_reaper(worktrees);
         Ok(Self { worker, backend, drain: settings.timings.drain, _lock: lock })
     }

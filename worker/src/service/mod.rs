@@ -13,11 +13,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 use crate::{
+    actions::Applier,
     agent::Backend,
     config::{RetentionSettings, Timings},
     loops::{
         claimer::Claimer, heartbeat::Heartbeat, lookout::Lookout, prober::Prober, pruner::Pruner, reaper::Reaper,
-        rescuer::Rescuer, tender::Tender,
+        rescuer::Rescuer, settler::Settler, tender::Tender,
     },
     store::{
         Store, StoreError,
@@ -184,6 +185,12 @@ impl Worker {
         loops.push(tokio::spawn(claimer.run(stop_claiming.clone())));
         tracing::info!(worker = %id, turns = settings.concurrency, "worker started");
         Ok(Self { id, store, leases, turns, backend, wakes, stop_claiming, stop_loops, outdated, loops })
+    }
+
+    /// Starts the loop that settles applies which were interrupted, or whose session was in use.
+    fn start_settler(&mut self, applier: Applier) {
+        let settler = Settler { applier };
+        self.loops.push(tokio::spawn(settler.run(self.stop_claiming.clone())));
     }
 
     /// Starts the loop that lets go of worktrees which nobody needs. It ends before the agents' servers do.

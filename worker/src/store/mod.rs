@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
 
+pub mod changes;
 mod connect;
 pub mod listen;
 mod load;

@@ -85,6 +85,27 @@ pub struct PendingChangeRow {
     pub created_at: DateTime<Utc>,
 }
 
+pub(super) fn change_set(row: &tokio_postgres::Row) -> ChangeSetRow {
+    ChangeSetRow {
+        id: row.get("id"),
+        session_id: row.get("session_id"),
+        task_id: row.get("task_id"),
+        attempt_id: row.get("attempt_id"),
+        project: row.get("project"),
+        agent: row.get("agent"),
+        base_commit: row.get("base_commit"),
+        commit_id: row.get("commit_id"),
+        tree_id: row.get("tree_id"),
+        patch_sha256: row.get("patch_sha256"),
+        files: row.get("files"),
+        additions: row.get("additions"),
+        deletions: row.get("deletions"),
+        notes: row.get("notes"),
+        state: row.get("state"),
+        created_at: row.get("created_at"),
+    }
+}
+
 /// Which result: a task's, or a session's newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangesOf {
@@ -149,24 +170,7 @@ impl Store {
         };
         let client = self.client().await?;
         let row = client.query_opt(include_str!("sql/change_set.sql"), &[&task_id, &session_id]).await?;
-        Ok(row.map(|row| ChangeSetRow {
-            id: row.get("id"),
-            session_id: row.get("session_id"),
-            task_id: row.get("task_id"),
-            attempt_id: row.get("attempt_id"),
-            project: row.get("project"),
-            agent: row.get("agent"),
-            base_commit: row.get("base_commit"),
-            commit_id: row.get("commit_id"),
-            tree_id: row.get("tree_id"),
-            patch_sha256: row.get("patch_sha256"),
-            files: row.get("files"),
-            additions: row.get("additions"),
-            deletions: row.get("deletions"),
-            notes: row.get("notes"),
-            state: row.get("state"),
-            created_at: row.get("created_at"),
-        }))
+        Ok(row.as_ref().map(change_set))
     }
 
     /// The files of a change set, in the order of the patch, without their patches.

@@ -1,7 +1,8 @@
 //! The life of worktrees on this host: where the rows of the database and the folders on disk are kept in step.
 //!
 //! [`take`](Worktrees::take) gives a session its worktree: the one it has, the one that lies in the trash, one of the pool, a new one. [`round`](Worktrees::round) and
-//! [`reap`](Worktrees::reap) let go of those that nobody needs; [`restore`](Worktrees::restore) brings them back.
+//! [`reap`](Worktrees::reap) let go of those that nobody needs; [`restore`](Worktrees::restore) brings them back. [`rebase`](Worktrees::rebase) moves
+//! one to another base, [`roll_back`](Worktrees::roll_back) to a checkpoint.
 //!
 //! What must hold:
 //! - only what the database positively says is an orphan is touched (`model::worktree` decides), never a folder that it does not know;
@@ -14,6 +15,7 @@
 mod look;
 mod pool;
 mod reap;
+mod rebase;
 mod restore;
 mod take;
 
@@ -25,6 +27,7 @@ use crate::{
 
 pub use look::{Planned, UnknownFolder};
 pub use reap::{Outcome, Round};
+pub use rebase::Moved;
 pub use restore::Restored;
 pub use take::{TakeError, Taking};
 

@@ -1,0 +1,54 @@
+//! The command line's words about deciding what becomes of changes.
+
+use clap::Args;
+
+use crate::model::ids::AnyId;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millhand apply s7                          all of it, as one commit on the branch that the session started from
+  millhand apply s7 --only src --only a.md   only these files, or the files in these folders
+  millhand apply s7 --to feature             on another branch, new or not
+  millhand apply s7 --push                   as a new branch of the remote, for a pull request
+  millhand apply s7 --expect 3f9c2a1b        only if the changes have this hash (millhand diff --json)
+
+The changes are merged with the newest commit of the branch. If they conflict, or a file of yours is in the way, nothing is done.
+Where the branch is checked out, its files are updated. Your hooks do not run. What is left over is measured against the new commit.")]
+pub(super) struct Apply {
+    /// Session (s7), or task (t42, or 42)
+    #[arg(value_name = "ID")]
+    pub(super) id: AnyId,
+    /// Only this file, or the files in this folder; may be repeated
+    #[arg(long, value_name = "PATH")]
+    pub(super) only: Vec<String>,
+    /// Branch to put them on [default: the one that the session started from]
+    #[arg(long, value_name = "BRANCH")]
+    pub(super) to: Option<String>,
+    /// Push the branch to the remote instead [default branch: millhand/s7]
+    #[arg(long)]
+    pub(super) push: bool,
+    /// The commit's message [default: apply.message]
+    #[arg(long, short, value_name = "TEXT")]
+    pub(super) message: Option<String>,
+    /// Refuse changes with another hash than this (or one that starts so)
+    #[arg(long, value_name = "HASH")]
+    pub(super) expect: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millhand reject s7               all that is not decided yet
+  millhand reject s7 src/a.rs docs
+
+What was rejected stays in the session's worktree: tell the agent what to do about it with millhand send, or take the worktree back to
+a checkpoint with millhand rollback.")]
+pub(super) struct Reject {
+    /// Session (s7), or task (t42, or 42)
+    #[arg(value_name = "ID")]
+    pub(super) id: AnyId,
+    /// Files, or folders; none: all
+    #[arg(value_name = "PATH")]
+    pub(super) paths: Vec<String>,
+}
