@@ -615,6 +615,47 @@ COMMENT ON COLUMN millhand.applies.problem IS 'Why it was undone, or why the ses
 COMMENT ON COLUMN millhand.applies.created_at IS 'When it was begun.';
 COMMENT ON COLUMN millhand.applies.ended_at IS 'When it was done or undone.';
 
+CREATE TABLE millhand.review_comments (
+    id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    change_set_id bigint NOT NULL CONSTRAINT review_comments_change_set_id_fkey
+                  REFERENCES millhand.change_sets (id) ON DELETE CASCADE,
+    session_id    bigint CONSTRAINT review_comments_session_id_fkey REFERENCES millhand.sessions (id) ON DELETE SET NULL,
+    path          text NOT NULL,
+    line          int CONSTRAINT review_comments_line CHECK (line > 0),
+    body          text NOT NULL CONSTRAINT review_comments_body CHECK (body ~ '[^[:space:]]' AND octet_length(body) <= 65536),
+    who           text NOT NULL,
+    created_at    timestamptz NOT NULL DEFAULT now(),
+    task_id       bigint CONSTRAINT review_comments_task_id_fkey REFERENCES millhand.tasks (id) ON DELETE SET NULL
+);
+CREATE INDEX review_comments_change_set ON millhand.review_comments (change_set_id, id);
+CREATE INDEX review_comments_unsent ON millhand.review_comments (session_id, id) WHERE task_id IS NULL;
+CREATE INDEX review_comments_task ON millhand.review_comments (task_id) WHERE task_id IS NOT NULL;
+COMMENT ON TABLE millhand.review_comments IS 'What reviewers say about files and lines; it becomes the session''s next prompt.';
+COMMENT ON COLUMN millhand.review_comments.id IS 'Key; the order in which it was said.';
+COMMENT ON COLUMN millhand.review_comments.change_set_id IS 'The change set that was looked at.';
+COMMENT ON COLUMN millhand.review_comments.session_id IS 'The session; null when its row was deleted.';
+COMMENT ON COLUMN millhand.review_comments.path IS 'The file.';
+COMMENT ON COLUMN millhand.review_comments.line IS 'The line, counted in the file as the change set has it; null: the whole file.';
+COMMENT ON COLUMN millhand.review_comments.body IS 'What is said.';
+COMMENT ON COLUMN millhand.review_comments.who IS 'Who says it.';
+COMMENT ON COLUMN millhand.review_comments.created_at IS 'When.';
+COMMENT ON COLUMN millhand.review_comments.task_id IS 'The task whose prompt it is in; null: not sent yet.';
+
+CREATE TABLE millhand.review_looks (
+    session_id    bigint NOT NULL CONSTRAINT review_looks_session_id_fkey REFERENCES millhand.sessions (id) ON DELETE CASCADE,
+    who           text NOT NULL,
+    change_set_id bigint NOT NULL CONSTRAINT review_looks_change_set_id_fkey
+                  REFERENCES millhand.change_sets (id) ON DELETE CASCADE,
+    at            timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT review_looks_pkey PRIMARY KEY (session_id, who)
+);
+CREATE INDEX review_looks_change_set ON millhand.review_looks (change_set_id);
+COMMENT ON TABLE millhand.review_looks IS 'Which change set of a session a person has looked at last, so that the next look can show what has changed since.';
+COMMENT ON COLUMN millhand.review_looks.session_id IS 'The session.';
+COMMENT ON COLUMN millhand.review_looks.who IS 'Who looked.';
+COMMENT ON COLUMN millhand.review_looks.change_set_id IS 'At what.';
+COMMENT ON COLUMN millhand.review_looks.at IS 'When.';
+
 -- ---------------------------------------------------------------------------------------------
 -- What hosts can run, and who did what
 -- ---------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 mod files;
 mod kills;
+mod random;
+mod review;
 mod targets;
 mod user;
 

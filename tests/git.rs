@@ -2,7 +2,7 @@
 
 mod corpus;
 mod hostile;
-mod random;
+pub(crate) mod random;
 mod repository;
 mod sources;
 mod worktrees;

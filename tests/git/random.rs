@@ -11,7 +11,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use super::repository::{World, write};
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Write { path: String, content: Vec<u8> },
     Remove { path: String },
     Rename { from: String, to: String },
@@ -45,7 +45,7 @@ fn rules() -> impl Strategy<Value = String> {
     prop::collection::vec(rule, 0..4).prop_map(|rules| rules.join("\n") + "\n")
 }
 
-fn attributes() -> impl Strategy<Value = String> {
+pub(crate) fn attributes() -> impl Strategy<Value = String> {
     let rule = prop::sample::select(vec![
         "*.txt text",
         "*.auto text=auto",
@@ -57,7 +57,7 @@ fn attributes() -> impl Strategy<Value = String> {
     prop::collection::vec(rule, 0..3).prop_map(|rules| rules.join("\n") + "\n")
 }
 
-fn a_step() -> impl Strategy<Value = Step> {
+pub(crate) fn a_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (a_path(), content()).prop_map(|(path, content)| Step::Write { path, content }),
         2 => a_path().prop_map(|path| Step::Remove { path }),
@@ -70,7 +70,7 @@ fn a_step() -> impl Strategy<Value = Step> {
 }
 
 /// Does the step as far as it is possible; the same in two folders that are the same.
-fn take(folder: &Path, step: &Step) {
+pub(crate) fn take(folder: &Path, step: &Step) {
     let at = |path: &str| folder.join(path);
     let is_inside = |path: &Path| {
         path.ancestors()

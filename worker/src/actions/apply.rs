@@ -3,12 +3,14 @@
 //! Everything happens under the project's lock on this host. The journal's row comes before the branch moves: whoever comes next after a kill
 //! looks where the branch is, and finishes or forgets the apply. See `git::land` for what happens in the repository.
 
-use std::collections::HashSet;
-
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{ActionError, Changes, Result, changes, no_session};
+use super::{
+    ActionError, Changes, Result, changes,
+    decide::{chosen, open_changes},
+    no_session,
+};
 use crate::{
     config::{ApplySettings, Timings},
     git::{
@@ -23,7 +25,7 @@ use crate::{
         Store,
         changes::{Begun, NewApply},
         reads::ProjectRow,
-        reads_turns::{ChangeSetRow, PendingChangeRow},
+        reads_turns::ChangeSetRow,
     },
     worktrees::{Moved, WorktreeError, Worktrees},
 };
@@ -104,64 +106,8 @@ pub struct Applied {
     pub not_rebased: Option<String>,
 }
 
-impl From<GitError> for ActionError {
-    fn from(error: GitError) -> Self {
-        match error {
-            GitError::Refused { why } => Self::Refused { what: why, hint: None },
-            error if error.is_refusal() => Self::Refused { what: error.to_string(), hint: None },
-            error => Self::Git(error),
-        }
-    }
-}
-
-impl From<WorktreeError> for ActionError {
-    fn from(error: WorktreeError) -> Self {
-        match error {
-            WorktreeError::Store(error) => error.into(),
-            WorktreeError::Git(error) => error.into(),
-            WorktreeError::Problem(what) => Self::Refused { what, hint: None },
-        }
-    }
-}
-
-fn refused<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T> {
+pub(super) fn refused<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T> {
     Err(ActionError::Refused { what: what.into(), hint: Some(hint.into()) })
-}
-
-/// The open change set of a session or a task, to be decided about.
-pub async fn open_changes(store: &Store, id: AnyId) -> Result<Changes> {
-    let Some(found) = changes(store, id).await? else {
-        return Err(ActionError::NotFound {
-            what: "there is no change set yet".to_owned(),
-            hint: "a turn that completes makes one; see: millhand ls".to_owned(),
-        });
-    };
-    let session = found.set.session_id.map(SessionId);
-    match (found.set.state.as_str(), session) {
-        ("open", _) => Ok(found),
-        ("superseded", Some(session)) => refused(
-            "a later task of the session has superseded these changes",
-            format!("look at the newest: millhand review {session}"),
-        ),
-        (state, _) => refused(format!("these changes are {state} already"), "the next turn makes a new change set"),
-    }
-}
-
-/// The files that names mean: a file, or all in a folder.
-pub(super) fn chosen(changes: &Changes, only: &[String]) -> Result<Vec<usize>> {
-    let is = |file: &PendingChangeRow, name: &str| {
-        let name = name.trim_end_matches('/');
-        let below = |path: &str| path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        below(&file.path) || file.old_path.as_deref().is_some_and(below)
-    };
-    for name in only {
-        if !changes.files.iter().any(|file| is(file, name)) {
-            return refused(format!("\"{name}\" is not among the changes"), "see: millhand diff --stat");
-        }
-    }
-    let wanted = |file: &PendingChangeRow| only.is_empty() || only.iter().any(|name| is(file, name));
-    let places = changes.files.iter().enumerate().filter(|(_, file)| file.state == "pending" && wanted(file));
-    Ok(places.map(|(place, _)| place).collect())
 }
 
 /// The repository, or remote, and the branch that takes the changes.
@@ -348,7 +294,7 @@ impl Applier {
         })
     }
 
-    async fn mirror(&self, project: &ProjectRow, set: &ChangeSetRow) -> Result<Mirror> {
+    pub(super) async fn mirror(&self, project: &ProjectRow, set: &ChangeSetRow) -> Result<Mirror> {
         match self.git.mirror_with(project.id, &set.commit_id).await? {
             Some(mirror) => Ok(mirror),
             None => {
@@ -541,21 +487,6 @@ impl Applier {
 
     async fn reread(&self, set: &ChangeSetRow) -> Result<ChangeSetRow> {
         Ok(self.store.change_set_by_id(set.id).await?.unwrap_or_else(|| set.clone()))
-    }
-
-    /// Rejects pending files of the open change set; none given: all. How many.
-    pub async fn reject(store: &Store, id: AnyId, only: &[String], who: &str) -> Result<(ChangeSetRow, Vec<String>)> {
-        let found = open_changes(store, id).await?;
-        let places = chosen(&found, only)?;
-        if places.is_empty() {
-            return refused("there is nothing to reject", "its files are decided already");
-        }
-        let unique: HashSet<String> = places.iter().map(|place| found.files[*place].path.clone()).collect();
-        let mut paths: Vec<String> = unique.into_iter().collect();
-        paths.sort();
-        store.reject_changes(found.set.id, (!only.is_empty()).then_some(paths.as_slice()), who).await?;
-        let set = store.change_set_by_id(found.set.id).await?.unwrap_or(found.set);
-        Ok((set, paths))
     }
 }
 

@@ -6,17 +6,20 @@
 mod apply;
 mod changes;
 mod costs;
+mod decide;
 mod follow;
 mod look;
 mod projects;
 mod queue;
 mod recover;
+mod review;
 mod sessions;
 mod why;
 
-pub use apply::{Applied, Applier, ApplyRequest, Target, open_changes};
+pub use apply::{Applied, Applier, ApplyRequest, Target};
 pub use changes::{Changes, changes, next_patch};
 pub use costs::costs;
+pub use decide::{open_changes, reject_changes};
 pub use follow::{Followed, Follower};
 pub use look::{
     Look, Overview, SessionView, TaskView, inbox, list_sessions, list_tasks, models, overview, resolve_task,
@@ -24,12 +27,16 @@ pub use look::{
 };
 pub use projects::{ProjectRequest, add_project, list_projects, project_named, project_of, remove_project, valid_name};
 pub use queue::{Acted, Chat, TaskRequest, cancel, dismiss, enqueue, retry, send};
+pub use review::{
+    Interdiff, Review, ReviewPrompt, checkpoints, comment, looked_at, prompt_of_review, review, review_was_sent,
+};
 pub use sessions::{close_session, reopen_session};
 pub use why::{Fleet, why};
 
 use crate::{
     git::{Conflict, GitError},
     store::StoreError,
+    worktrees::WorktreeError,
 };
 
 /// Why an action was not done.
@@ -76,6 +83,26 @@ impl From<StoreError> for ActionError {
             }
             StoreError::Refused { message, hint, .. } => Self::Refused { what: message, hint },
             other => Self::Store(other),
+        }
+    }
+}
+
+impl From<GitError> for ActionError {
+    fn from(error: GitError) -> Self {
+        match error {
+            GitError::Refused { why } => Self::Refused { what: why, hint: None },
+            error if error.is_refusal() => Self::Refused { what: error.to_string(), hint: None },
+            error => Self::Git(error),
+        }
+    }
+}
+
+impl From<WorktreeError> for ActionError {
+    fn from(error: WorktreeError) -> Self {
+        match error {
+            WorktreeError::Store(error) => error.into(),
+            WorktreeError::Git(error) => error.into(),
+            WorktreeError::Problem(what) => Self::Refused { what, hint: None },
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{
     text::{self, count, safe, safe_line},
 };
 use crate::{
-    actions::{ActionError, Applied, Applier, ApplyRequest, Target},
+    actions::{self, ActionError, Applied, Applier, ApplyRequest, Target},
     git::Step,
     worktrees::Worktrees,
 };
@@ -140,7 +140,7 @@ fn report(context: &Context, id: &str, applied: &Applied) -> Outcome {
 /// `millhand reject`.
 pub(super) async fn reject(context: &Context, arguments: Reject) -> Outcome {
     let database = database::open(context).await?;
-    let (set, paths) = Applier::reject(&database.store, arguments.id, &arguments.paths, &who(context)).await?;
+    let (set, paths) = actions::reject_changes(&database.store, arguments.id, &arguments.paths, &who(context)).await?;
     let screen = context.screen;
     screen.object("rejected", &json!({ "change_set": set, "paths": paths }))?;
     let files = count(i64::try_from(paths.len()).unwrap_or(i64::MAX), "file");

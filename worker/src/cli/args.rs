@@ -17,7 +17,7 @@ Start here:
   millhand up --detach              start a worker (and a private Postgres, if you name no database)
   cd ~/src/acme                     your repository
   millhand run \"Add a --json flag\"  queue a task and follow it
-  millhand diff t1                  look at what it changed
+  millhand review t1                look at what it changed
   millhand apply t1                 take it, as a commit on the branch that it started from
 
 No API key at hand? `millhand demo` runs it all with a scripted model.
@@ -81,10 +81,16 @@ pub(super) enum Command {
     Attach(Attach),
     /// Show what a task or session changed
     Diff(Diff),
+    /// Look at changes, say something about them, see what is new since the last look
+    Review(super::args_review::Review),
     /// Put changes on a branch: all or nothing, and only once
     Apply(super::args_review::Apply),
     /// Refuse changes, all or some files; the work stays in the session's worktree
     Reject(super::args_review::Reject),
+    /// List what a session was like after each of its tasks
+    Checkpoints(super::args_review::Checkpoints),
+    /// Take a session's worktree back to what it was after a task
+    Rollback(super::args_review::Rollback),
     /// List what needs you: failed and blocked tasks
     Inbox(Inbox),
     /// Run a failed, blocked or cancelled task again
@@ -186,14 +192,23 @@ Examples:
   millhand send s7 \"Now add tests for it\"
   millhand send s7 --chat new \"Review the changes\"    an agent that does not know the talk so far
   millhand send t42 \"Go on\"                           the session of t42
+  millhand send s7 --review                            your comments on its changes (millhand review --comment)
+  millhand send s7 --review \"Then run the tests\"      and something besides
 
 The session's tasks run one after another in one worktree, in the order they were sent.")]
 pub(super) struct Send {
     /// Session (s7), or a chat (c9) or task (t42) of it
     #[arg(value_name = "SESSION")]
     pub(super) session: AnyId,
-    #[command(flatten)]
-    pub(super) prompt: Prompt,
+    /// What to ask the agent; - reads it from stdin
+    #[arg(value_name = "PROMPT", required_unless_present_any = ["file", "review"])]
+    pub(super) prompt: Option<String>,
+    /// Read the prompt from a file
+    #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "prompt")]
+    pub(super) file: Option<PathBuf>,
+    /// Send your comments on the session's changes, before the prompt
+    #[arg(long)]
+    pub(super) review: bool,
     /// Chat of the session: an id, or new [default: the first]
     #[arg(long, value_name = "ID|new", value_parser = parse_chat)]
     pub(super) chat: Option<ChatChoice>,
@@ -299,12 +314,16 @@ Examples:
   millhand diff t42                     files, then the patch, for reading
   millhand diff s7 --stat               files only
   millhand diff --patch t42 | git apply --index
+  millhand diff t42 t43                 what t43 changed beyond t42
 
 A diff is measured against the session's base commit: a later task's diff holds the earlier ones' changes too.")]
 pub(super) struct Diff {
     /// Task (t42, or 42), or session (s7: its newest result)
     #[arg(value_name = "ID")]
     pub(super) id: AnyId,
+    /// Another one: show what it has beyond the first
+    #[arg(value_name = "OTHER", conflicts_with_all = ["patch", "stat"])]
+    pub(super) other: Option<AnyId>,
     /// Print the exact patch, as git apply takes it
     #[arg(long, conflicts_with = "stat")]
     pub(super) patch: bool,

@@ -7,6 +7,53 @@ use crate::model::ids::AnyId;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  millhand review s7                                  files, what to look at twice, then the patch, in your git pager
+  millhand review s7 --interdiff                      what has changed since you looked at it last
+  millhand review s7 --comment src/a.rs:12 \"Why?\"     note something, on a line or a file
+  millhand send s7 --review                           and have the agent see to it
+
+Looking at a terminal is what counts as having looked.")]
+pub(super) struct Review {
+    /// Session (s7), or task (t42, or 42)
+    #[arg(value_name = "ID")]
+    pub(super) id: AnyId,
+    /// Show what has changed since you looked at it last
+    #[arg(long, conflicts_with_all = ["comment", "stat"])]
+    pub(super) interdiff: bool,
+    /// Note something about PATH, or PATH:LINE
+    #[arg(long, value_names = ["PLACE", "TEXT"], num_args = 2)]
+    pub(super) comment: Option<Vec<String>>,
+    /// Print the files only
+    #[arg(long)]
+    pub(super) stat: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Checkpoints {
+    /// Session (s7)
+    #[arg(value_name = "SESSION")]
+    pub(super) session: AnyId,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millhand checkpoints s7
+  millhand rollback s7 t42      as it was after t42
+
+What it was before is kept as a commit of Millhand's clone (refs/millhand/rolled-back/7); ignored files stay as they are.")]
+pub(super) struct Rollback {
+    /// Session (s7)
+    #[arg(value_name = "SESSION")]
+    pub(super) session: AnyId,
+    /// Task of the session
+    #[arg(value_name = "TASK")]
+    pub(super) to: AnyId,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
   millhand apply s7                          all of it, as one commit on the branch that the session started from
   millhand apply s7 --only src --only a.md   only these files, or the files in these folders
   millhand apply s7 --to feature             on another branch, new or not

@@ -8,6 +8,7 @@ use super::{
     args::Diff,
     database,
     failure::{Exit, Failure, Outcome},
+    review,
     screen::{Screen, bold, dim, green, red, yellow},
     tasks::shown,
     text::{self, count, safe, safe_line},
@@ -22,6 +23,9 @@ use crate::{
 
 /// `millhand diff`.
 pub(super) async fn diff(context: &Context, arguments: &Diff) -> Outcome {
+    if let Some(other) = arguments.other {
+        return review::between(context, arguments.id, other).await;
+    }
     let store = database::open(context).await?;
     let screen = context.screen;
     let id = shown(arguments.id);
@@ -60,7 +64,7 @@ pub(super) async fn diff(context: &Context, arguments: &Diff) -> Outcome {
         }
     }
     if arguments.patch && screen.is_terminal && !screen.json {
-        screen.note(&format!("{}", format!("To apply it: millhand diff --patch {id} | git apply").style(dim())));
+        screen.note(&format!("{}", format!("To apply it: millhand apply {id}").style(dim())));
     }
     Ok(Exit::Done)
 }
@@ -91,7 +95,15 @@ pub(super) fn summary(set: &ChangeSetRow) -> String {
 
 /// The files of a result, and what a reviewer should know.
 pub(super) fn print_files(context: &Context, changes: &Changes) -> Outcome<()> {
-    let screen = context.screen;
+    for line in summary_lines(changes) {
+        context.screen.line(&line)?;
+    }
+    Ok(())
+}
+
+/// The same as lines.
+pub(super) fn summary_lines(changes: &Changes) -> Vec<String> {
+    let mut lines = Vec::new();
     for file in &changes.files {
         let name = match &file.old_path {
             Some(old) => format!("{} → {}", safe_line(old), safe_line(&file.path)),
@@ -102,17 +114,26 @@ pub(super) fn print_files(context: &Context, changes: &Changes) -> Outcome<()> {
         } else {
             format!("{} {}", format!("+{}", file.additions).style(green()), format!("-{}", file.deletions).style(red()))
         };
+        let mode = match (file.old_mode, file.new_mode) {
+            (old, new) if old == new || old == 0 || new == 0 => String::new(),
+            (old, new) => format!("  {}", format!("mode {old:06o} → {new:06o}").style(dim())),
+        };
         let flags = if file.flags.is_empty() {
             String::new()
         } else {
             format!("  {}", format!("[{}]", safe_line(&file.flags.join(", "))).style(yellow()))
         };
-        screen.line(&format!("    {} {name}  {size}{flags}", letter(file)))?;
+        let state = match file.state.as_str() {
+            "applied" => format!("  {}", "applied".style(green())),
+            "rejected" => format!("  {}", "rejected".style(red())),
+            _ => String::new(),
+        };
+        lines.push(format!("    {} {name}  {size}{mode}{flags}{state}", letter(file)));
     }
     for note in changes.set.notes.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str) {
-        screen.line(&format!("    {} {}", "!".style(yellow()), safe_line(note)))?;
+        lines.push(format!("    {} {}", "!".style(yellow()), safe_line(note)));
     }
-    Ok(())
+    lines
 }
 
 fn letter(file: &PendingChangeRow) -> &'static str {
@@ -125,10 +146,17 @@ fn letter(file: &PendingChangeRow) -> &'static str {
     }
 }
 
-/// A patch for reading: coloured, and safe for the terminal, so not for `git apply`.
 fn print_patch(screen: Screen, patch: &[u8]) -> Outcome<()> {
+    for line in patch_lines(patch) {
+        screen.line(&line)?;
+    }
+    Ok(())
+}
+
+/// A patch for reading: coloured, and safe for the terminal, so not for `git apply`.
+pub(super) fn patch_lines(patch: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(patch);
-    for line in text.lines() {
+    let styled = |line: &str| {
         let line = safe(line);
         let style = match line.as_bytes() {
             [b'+', b'+', b'+', ..] | [b'-', b'-', b'-', ..] => bold(),
@@ -136,12 +164,9 @@ fn print_patch(screen: Screen, patch: &[u8]) -> Outcome<()> {
             [b'-', ..] => red(),
             [b'@', b'@', ..] => dim(),
             [b'd', b'i', b'f', b'f', b' ', ..] => bold(),
-            _ => {
-                screen.line(&line)?;
-                continue;
-            }
+            _ => return line.into_owned(),
         };
-        screen.line(&line.style(style).to_string())?;
-    }
-    Ok(())
+        line.style(style).to_string()
+    };
+    text.lines().map(styled).collect()
 }

@@ -17,6 +17,7 @@ mod failure;
 mod lists;
 mod live;
 mod project;
+mod review;
 mod screen;
 mod setup;
 mod show;
@@ -155,6 +156,9 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Diff(arguments) => diff::diff(context, &arguments).await,
         Command::Apply(arguments) => apply::apply(context, arguments).await,
         Command::Reject(arguments) => apply::reject(context, arguments).await,
+        Command::Review(arguments) => review::review(context, arguments).await,
+        Command::Checkpoints(arguments) => review::checkpoints(context, arguments).await,
+        Command::Rollback(arguments) => review::rollback(context, arguments).await,
         Command::Inbox(arguments) => lists::inbox(context, arguments.limit).await,
         Command::Retry(arguments) => tasks::retry(context, arguments).await,
         Command::Dismiss(arguments) => tasks::dismiss(context, arguments.task).await,

@@ -37,7 +37,10 @@ pub(super) async fn run(context: &Context, arguments: Run) -> Outcome {
 
 /// `millhand send`.
 pub(super) async fn send(context: &Context, arguments: Send) -> Outcome {
-    let prompt = read_prompt(arguments.prompt)?;
+    let prompt = match (&arguments.prompt, &arguments.file) {
+        (None, None) if arguments.review => None,
+        _ => Some(read_prompt(Prompt { prompt: arguments.prompt, file: arguments.file })?),
+    };
     let store = database::open(context).await?;
     let mut chat = match arguments.chat {
         None => Chat::First,
@@ -54,7 +57,23 @@ pub(super) async fn send(context: &Context, arguments: Send) -> Outcome {
             actions::session_of_chat(&store, id.0).await?
         }
     };
-    let task = actions::send(&store, session, chat, &request(prompt, &arguments.options)).await?;
+    let (review, prompt) = match (arguments.review, prompt) {
+        (false, prompt) => (None, prompt.unwrap_or_default()),
+        (true, more) => {
+            let review = actions::prompt_of_review(&store, session, more.as_deref()).await?;
+            let prompt = review.prompt.clone();
+            (Some(review), prompt)
+        }
+    };
+    let mut request = request(prompt, &arguments.options);
+    if let Some(review) = &review {
+        // Queued once, however often this is tried: the comments are marked as sent after that.
+        request.idempotency_key.get_or_insert_with(|| review.key.clone());
+    }
+    let task = actions::send(&store, session, chat, &request).await?;
+    if let Some(review) = &review {
+        actions::review_was_sent(&store, review, task.id).await?;
+    }
     queued(context, &store, &task, &arguments.options).await
 }
 

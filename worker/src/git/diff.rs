@@ -40,6 +40,19 @@ impl Git {
     }
 }
 
+impl Git {
+    /// Measures a tree against another.
+    pub async fn compare_trees(&self, mirror: &Mirror, from: &str, to: &str) -> Result<Vec<FileChange>, GitError> {
+        let (path, from, to) = (mirror.path.clone(), from.to_owned(), to.to_owned());
+        blocking(move || {
+            let repository = mirror::open(&path)?;
+            let changes = changes(&repository, &from, &to)?;
+            render_all(&path, &repository, changes, &mut Vec::new())
+        })
+        .await
+    }
+}
+
 fn change_set(mirror: &Path, base_commit: String, checkpoint: Checkpoint) -> Result<ChangeSet, GitError> {
     let repository = mirror::open(mirror)?;
     let changes = changes(&repository, &base_commit, &checkpoint.tree)?;

@@ -141,6 +141,12 @@ impl Git {
         &self.inner.version
     }
 
+    /// The pager that the user's configuration asks for; what it is without one is git's to say.
+    pub async fn pager(&self) -> Option<String> {
+        let asked = self.as_user("find the pager").args(["var", "GIT_PAGER"]).limit(command::QUERY_LIMIT).run().await;
+        Some(String::from_utf8(asked.ok()?).ok()?.trim().to_owned())
+    }
+
     fn home(&self) -> &Home {
         &self.inner.home
     }

@@ -97,23 +97,34 @@ impl Git {
         Ok(index)
     }
 
-    /// Takes a worktree to the files of a checkpoint; what is not tracked in either stays. The caller holds its gate, and knows that no
-    /// turn runs in it.
+    /// Takes a worktree to the files of a checkpoint that was measured against `base`, on top of the base that it has now; what is not
+    /// tracked in either stays. The caller holds its gate, and knows that no turn runs in it.
     pub async fn roll_back_worktree(
         &self,
         mirror: &Mirror,
         worktree: &Worktree,
-        checkpoint: &str,
+        base: &str,
+        tree: &str,
     ) -> Result<Rebased, GitError> {
         let place = Place::of(self, mirror, worktree.session_id);
-        let Some(base) = place.read_marker() else {
+        let Some(now) = place.read_marker() else {
             return Ok(Rebased::Stays("it has no worktree".to_owned()));
         };
-        let worktree = place.worktree(&base);
+        let worktree = place.worktree(&now);
+        let after = match now.commit == base {
+            true => tree.to_owned(),
+            false => match self.merge(mirror, base, Some(&now.commit), tree).await? {
+                Merged::Clean(tree) => tree,
+                Merged::Conflicts(_) => {
+                    return Ok(Rebased::Stays(
+                        "it has moved to a commit that conflicts with that checkpoint".to_owned(),
+                    ));
+                }
+            },
+        };
         let reference = format!("refs/millhand/rolled-back/{}", worktree.session_id);
         let message = format!("s{} before it was rolled back", worktree.session_id);
         let before = self.checkpoint_to(mirror, &worktree, reference, &message).await?;
-        let after = self.tree_of(mirror, checkpoint).await?;
         if after == before.tree {
             return Ok(Rebased::Yes);
         }

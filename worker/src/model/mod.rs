@@ -14,6 +14,7 @@ pub mod line;
 pub mod outcome;
 pub mod resume;
 pub mod retry;
+pub mod review;
 pub mod server;
 pub mod stall;
 pub mod usage;

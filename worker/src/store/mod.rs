@@ -20,6 +20,7 @@ pub mod reads;
 pub mod reads_turns;
 pub mod repair;
 pub mod retention;
+pub mod reviews;
 pub mod turns;
 pub mod worktrees;
 

@@ -42,13 +42,13 @@ impl Worktrees {
         }
     }
 
-    /// Takes the files of a session back to a checkpoint, for its next turn.
-    pub async fn roll_back(&self, session_id: i64, checkpoint: &str) -> Result<Moved, WorktreeError> {
+    /// Takes the files of a session back to the tree of a checkpoint that was measured against `base`, for its next turn.
+    pub async fn roll_back(&self, session_id: i64, base: &str, tree: &str) -> Result<Moved, WorktreeError> {
         let held = match self.hold(session_id).await? {
             Ok(held) => held,
             Err(not) => return Ok(not),
         };
-        Ok(match self.git.roll_back_worktree(&held.mirror, &held.worktree, checkpoint).await? {
+        Ok(match self.git.roll_back_worktree(&held.mirror, &held.worktree, base, tree).await? {
             Rebased::Yes => Moved::Yes,
             Rebased::Stays(why) => Moved::No(why),
         })
