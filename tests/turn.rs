@@ -6,6 +6,7 @@ mod endings;
 mod log;
 mod many;
 mod recovery;
+mod rehome;
 mod resume;
 mod sandbox;
 mod stopped;

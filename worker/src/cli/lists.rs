@@ -149,7 +149,11 @@ fn print_inbox_row(context: &Context, row: &InboxRow) -> Outcome<()> {
     if row.behind > 0 {
         screen.line(&format!("    {} behind it", count(row.behind, "task")))?;
     }
-    let todo = format!("    millhand show {id}, then millhand retry {id} or millhand dismiss {id}");
+    let todo = match row.state.as_str() {
+        // It waits for its host.
+        "pending" => format!("    millhand show {id}, or millhand cancel {id}"),
+        _ => format!("    millhand show {id}, then millhand retry {id} or millhand dismiss {id}"),
+    };
     Ok(screen.line(&format!("{}", todo.style(dim())))?)
 }
 

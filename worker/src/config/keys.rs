@@ -182,6 +182,7 @@ pub(super) const KEYS: &[Key] = &[
     key!("timings.trash_kept", timings.trash_kept),
     key!("timings.prune", timings.prune),
     key!("timings.probe", timings.probe),
+    key!("timings.rehome", timings.rehome),
 ];
 
 /// The key that a person probably meant.

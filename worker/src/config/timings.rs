@@ -75,6 +75,8 @@ pub struct Timings {
     pub prune: Duration,
     /// Between looks at what agents a host can run.
     pub probe: Duration,
+    /// How long a host has no worker before another takes over its sessions; zero: never.
+    pub rehome: Duration,
 }
 
 impl Default for Timings {
@@ -115,6 +117,7 @@ impl Default for Timings {
             trash_kept: Duration::from_secs(7 * 86_400),
             prune: Duration::from_secs(600),
             probe: Duration::from_secs(600),
+            rehome: Duration::from_secs(900),
         }
     }
 }

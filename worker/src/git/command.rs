@@ -129,6 +129,12 @@ impl GitCommand<'_> {
         self
     }
 
+    /// An index of its own instead of the repository's.
+    pub(super) fn index_file(mut self, path: &Path) -> Self {
+        self.command.env("GIT_INDEX_FILE", path);
+        self
+    }
+
     /// The worktree, explicit; also where git runs.
     pub(super) fn work_tree(mut self, path: &Path) -> Self {
         let mut argument = OsString::from("--work-tree=");

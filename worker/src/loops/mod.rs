@@ -10,6 +10,7 @@ pub mod lookout;
 pub mod prober;
 pub mod pruner;
 pub mod reaper;
+pub mod rehomer;
 pub mod rescuer;
 pub mod settler;
 pub mod tender;

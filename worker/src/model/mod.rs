@@ -7,6 +7,7 @@ pub mod apply;
 pub mod change;
 pub mod clock;
 pub mod counters;
+pub mod digest;
 pub mod event;
 pub mod ids;
 pub mod lane;

@@ -84,12 +84,13 @@ impl Host {
             retry: settings.retry,
             step_resumes: settings.opencode.step_resumes.unsigned_abs(),
         };
+        let agents = vec!["opencode".to_owned()];
         let worker_settings = WorkerSettings {
             host_id,
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             concurrency: settings.worker.turns_at_once(),
             listen: settings.database.listen,
-            agents: vec!["opencode".to_owned()],
+            agents: agents.clone(),
             max_infra_losses: settings.retry.max_infra_losses,
             retention: settings.retention,
             timings: settings.timings,
@@ -105,7 +106,7 @@ impl Host {
             timings: settings.timings,
         };
         worker.start_settler(applier);
-        worker.start_reaper(worktrees);
+        worker.start_keepers(worktrees, agents);
         Ok(Self { worker, backend, drain: settings.timings.drain, _lock: lock })
     }
 

@@ -18,7 +18,7 @@ use crate::{
     config::{RetentionSettings, Timings},
     loops::{
         claimer::Claimer, heartbeat::Heartbeat, lookout::Lookout, prober::Prober, pruner::Pruner, reaper::Reaper,
-        rescuer::Rescuer, settler::Settler, tender::Tender,
+        rehomer::Rehomer, rescuer::Rescuer, settler::Settler, tender::Tender,
     },
     store::{
         Store, StoreError,
@@ -193,9 +193,12 @@ impl Worker {
         self.loops.push(tokio::spawn(settler.run(self.stop_claiming.clone())));
     }
 
-    /// Starts the loop that lets go of worktrees which nobody needs. It ends before the agents' servers do.
-    fn start_reaper(&mut self, worktrees: Worktrees) {
+    /// Starts the loops that let go of worktrees which nobody needs, and take over sessions whose host is gone. They end before the
+    /// agents' servers do.
+    fn start_keepers(&mut self, worktrees: Worktrees, agents: Vec<String>) {
         let Some(backend) = self.backend.clone() else { return };
+        let rehomer = Rehomer { worktrees: worktrees.clone(), agents };
+        self.loops.push(tokio::spawn(rehomer.run(self.stop_claiming.clone())));
         let reaper = Reaper { worktrees, backend, wake: self.wakes.worktrees.clone() };
         self.loops.push(tokio::spawn(reaper.run(self.stop_claiming.clone())));
     }

@@ -18,6 +18,7 @@ pub mod queue;
 mod reach;
 pub mod reads;
 pub mod reads_turns;
+pub mod rehome;
 pub mod repair;
 pub mod retention;
 pub mod reviews;

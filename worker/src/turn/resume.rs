@@ -8,6 +8,7 @@ use super::{Interrupted, Turns, lease::Lease, persist::persist, transcript::Tran
 use crate::{
     agent::{AgentSession, Prompt, TurnReport},
     model::{
+        digest::{MOST_TURNS, with_digest},
         event::AgentEvent,
         outcome::Ending,
         resume::{RESUME_TEXT, TurnMessage, is_resumable},
@@ -35,7 +36,8 @@ impl Turns {
             let words = format!("the conversation in which its turn was lost is gone; {ASKS}");
             return Err(Interrupted::Ended(Ending::AsksToResend, words));
         }
-        let mut prompt = Prompt { is_new, may_resend, ..prompt(claimed, &message, true) };
+        let text = self.first_text(claimed, session, lease, transcript).await?;
+        let mut prompt = Prompt { is_new, may_resend, ..prompt(&text, &message, true) };
         if !self.store_prompt(agent, session, lease, &prompt).await? {
             return Err(Interrupted::Fenced);
         }
@@ -46,7 +48,7 @@ impl Turns {
             let status = format!("the agent stopped at its limit of steps; it is told to go on ({times})");
             transcript.say(AgentEvent::Status { message: status }).await;
             tracing::info!(times, "the agent stopped at its limit of steps; telling it to go on");
-            prompt = self::prompt(claimed, &message, false);
+            prompt = self::prompt(&text, &message, false);
             if !matches!(self.store_prompt(agent, session, lease, &prompt).await, Ok(true)) {
                 // What it came to so far has its cost; whether it counts is for the finish to say.
                 break;
@@ -65,6 +67,29 @@ impl Turns {
             _ => {}
         }
         Ok(report)
+    }
+
+    /// The task's prompt; in a conversation that begins in the middle of a chat, with what was asked and answered before.
+    async fn first_text(
+        &self,
+        claimed: &Claimed,
+        session: &AgentSession,
+        lease: &Lease,
+        transcript: &Transcript,
+    ) -> Result<String, Interrupted> {
+        if session.resumed && claimed.message_id.is_none() {
+            return Ok(claimed.prompt.clone());
+        }
+        let (chat, task) = (claimed.chat_id, claimed.task_id);
+        let before = persist(lease, || self.store.unknown_to_agent(chat, task, &session.id, MOST_TURNS)).await?;
+        if !before.is_empty() {
+            let message = format!(
+                "the agent begins this conversation anew; it is told what was asked and answered in {} before",
+                if before.len() == 1 { "the turn".to_owned() } else { format!("the {} turns", before.len()) }
+            );
+            transcript.say(AgentEvent::Warning { message }).await;
+        }
+        Ok(with_digest(&claimed.prompt, &before))
     }
 
     /// Stores all that must be known before a prompt is sent. False if the lease is not held any more.
@@ -111,8 +136,8 @@ fn first_message(claimed: &Claimed, session: &AgentSession) -> TurnMessage {
     }
 }
 
-fn prompt(claimed: &Claimed, message: &TurnMessage, tells_all: bool) -> Prompt {
-    let text = if message.resumes == 0 { claimed.prompt.clone() } else { RESUME_TEXT.to_owned() };
+fn prompt(first: &str, message: &TurnMessage, tells_all: bool) -> Prompt {
+    let text = if message.resumes == 0 { first.to_owned() } else { RESUME_TEXT.to_owned() };
     Prompt { began_with: message.first.clone(), tells_all, ..Prompt::new(text, message.id()) }
 }
 

@@ -16,6 +16,7 @@ mod look;
 mod pool;
 mod reap;
 mod rebase;
+mod rehome;
 mod restore;
 mod take;
 

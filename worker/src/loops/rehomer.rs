@@ -1,0 +1,70 @@
+//! Takes over sessions whose host has had no worker for a while, where that can be done.
+
+use std::collections::HashMap;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Trouble;
+use crate::{
+    store::StoreError,
+    worktrees::{WorktreeError, Worktrees},
+};
+
+/// Sessions that are moved in a round: each may need a fetch.
+const AT_ONCE: i64 = 10;
+
+/// What the rehomer needs.
+pub struct Rehomer {
+    /// The worktrees of this host.
+    pub worktrees: Worktrees,
+    /// Agents that this host can run.
+    pub agents: Vec<String>,
+}
+
+impl Rehomer {
+    /// Takes over until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let away = self.worktrees.timings.rehome;
+        if away.is_zero() {
+            return;
+        }
+        let mut trouble = Trouble::new("looking for sessions whose host is gone");
+        // Sessions that could not be moved, and when that was.
+        let mut refused = HashMap::new();
+        let mut ticks = tokio::time::interval((away / 10).max(std::time::Duration::from_millis(200)));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            trouble.note(stop.run_until_cancelled(self.round(&mut refused)).await.unwrap_or(Ok(())));
+        }
+    }
+
+    async fn round(&self, refused: &mut HashMap<i64, Instant>) -> Result<(), StoreError> {
+        let Worktrees { store, host_id, timings, .. } = &self.worktrees;
+        refused.retain(|_, since| since.elapsed() < timings.rehome.max(timings.reap_retry));
+        let without: Vec<i64> = refused.keys().copied().collect();
+        for session in store.away_sessions(host_id, timings.rehome, &self.agents, &without, AT_ONCE).await? {
+            let (id, from) = (session.session_id, &session.home_host);
+            match self.worktrees.rehome(&session).await {
+                Ok(true) => {
+                    tracing::warn!(session = id, project = session.project, from, "took over: its host is gone");
+                }
+                Ok(false) => {
+                    refused.insert(id, Instant::now());
+                    tracing::debug!(session = id, from, "not taken over: something else has come of it");
+                }
+                Err(WorktreeError::Store(error)) => return Err(error),
+                Err(error) => {
+                    refused.insert(id, Instant::now());
+                    let problem = error.to_string();
+                    tracing::warn!(session = id, from, problem, "its host is gone, and it cannot be taken over");
+                }
+            }
+        }
+        Ok(())
+    }
+}

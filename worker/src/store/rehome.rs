@@ -1,0 +1,173 @@
+//! Sessions whose host is gone: which they are, what is recorded of their worktree, and the move to another host.
+
+use std::time::Duration;
+
+use super::{Result, Store, seconds};
+
+/// A session with something to run, on a host that has had no worker for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AwaySession {
+    /// The session.
+    pub session_id: i64,
+    /// Key of its project.
+    pub project_id: i64,
+    /// Name of its project.
+    pub project: String,
+    /// Path or URL of the repository.
+    pub source: String,
+    /// Branch that it started from.
+    pub base_branch: Option<String>,
+    /// Commit that it started from.
+    pub base_commit: String,
+    /// The host that is gone.
+    pub home_host: String,
+}
+
+/// What the last turn of a session left in its worktree, as it was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedTree {
+    /// The task of that turn.
+    pub task_id: i64,
+    /// The commit that the patches apply to.
+    pub base_commit: String,
+    /// The tree that they lead to.
+    pub tree_id: String,
+    /// One patch per file.
+    pub patches: Vec<Vec<u8>>,
+}
+
+/// Where a session is to be at home.
+#[derive(Clone, Copy, Debug)]
+pub struct NewHome<'a> {
+    /// The host.
+    pub host_id: &'a str,
+    /// Its worktree there.
+    pub path: &'a str,
+    /// The branch of the worktree.
+    pub branch: &'a str,
+    /// The commit to make the worktree from; none: from the session's base.
+    pub checkpoint: Option<&'a str>,
+}
+
+impl Store {
+    /// Sessions that this host may take over, because theirs has had no worker for `away`.
+    pub async fn away_sessions(
+        &self,
+        host_id: &str,
+        away: Duration,
+        agents: &[String],
+        without: &[i64],
+        at_most: i64,
+    ) -> Result<Vec<AwaySession>> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(include_str!("sql/away_sessions.sql")).await?;
+        let rows = client.query(&statement, &[&host_id, &seconds(away), &agents, &without, &at_most]).await?;
+        let session = |row: &tokio_postgres::Row| AwaySession {
+            session_id: row.get("session_id"),
+            project_id: row.get("project_id"),
+            project: row.get("project"),
+            source: row.get("source"),
+            base_branch: row.get("base_branch"),
+            base_commit: row.get("base_commit"),
+            home_host: row.get("home_host"),
+        };
+        Ok(rows.iter().map(session).collect())
+    }
+
+    /// What the last recorded turn of a session left; none if no turn of it has been recorded.
+    pub async fn recorded_tree(&self, session_id: i64) -> Result<Option<RecordedTree>> {
+        let client = self.client().await?;
+        let newest = "SELECT id, task_id, base_commit, tree_id FROM millhand.change_sets \
+                      WHERE session_id = $1 AND state <> 'draft' ORDER BY id DESC LIMIT 1";
+        let Some(row) = client.query_opt(newest, &[&session_id]).await? else { return Ok(None) };
+        let set: i64 = row.get(0);
+        let patches = "SELECT patch FROM millhand.pending_changes WHERE change_set_id = $1 ORDER BY id";
+        let patches = client.query(patches, &[&set]).await?.iter().map(|row| row.get(0)).collect();
+        let task_id: Option<i64> = row.get(1);
+        Ok(Some(RecordedTree {
+            task_id: task_id.unwrap_or_default(),
+            base_commit: row.get(2),
+            tree_id: row.get(3),
+            patches,
+        }))
+    }
+
+    /// Moves a session to another host, in one transaction that no claim passes. False if it is not to be moved any more: it was claimed or
+    /// closed, its host is back, somebody else was quicker, or the new host still keeps an earlier worktree of it.
+    pub async fn rehome_session(&self, session: &AwaySession, to: NewHome<'_>, away: Duration) -> Result<bool> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await?;
+        transaction.batch_execute("SET LOCAL lock_timeout = '2s'").await?;
+        let lock = "SELECT 1 FROM millhand.sessions WHERE id = $1 AND home_host = $2 AND state = 'open' FOR UPDATE";
+        if transaction.query_opt(lock, &[&session.session_id, &session.home_host]).await?.is_none() {
+            return Ok(false);
+        }
+        // In a statement of its own: what was committed before the lock was taken is seen.
+        let is_taken = "SELECT EXISTS (SELECT 1 FROM millhand.leases WHERE session_id = $1) \
+                     OR EXISTS (SELECT 1 FROM millhand.workers WHERE host_id = $2 \
+                                AND greatest(heartbeat_at, stopped_at) > now() - make_interval(secs => $3)) \
+                     OR EXISTS (SELECT 1 FROM millhand.worktrees WHERE host_id = $4 AND path = $5 AND state <> 'gone')";
+        let row = transaction
+            .query_one(is_taken, &[&session.session_id, &session.home_host, &seconds(away), &to.host_id, &to.path])
+            .await?;
+        if row.get(0) {
+            return Ok(false);
+        }
+        if let Some(checkpoint) = to.checkpoint {
+            let worktree = "INSERT INTO millhand.worktrees \
+                                (session_id, last_session_id, project, project_id, host_id, path, branch, base_commit, state, checkpoint) \
+                            VALUES ($1, $1, $2, $3, $4, $5, $6, $7, 'gone', $8) \
+                            ON CONFLICT (host_id, path) DO UPDATE SET session_id = excluded.session_id, \
+                                last_session_id = excluded.last_session_id, project = excluded.project, \
+                                project_id = excluded.project_id, branch = excluded.branch, base_commit = excluded.base_commit, \
+                                checkpoint = excluded.checkpoint, slot = NULL, let_go_at = NULL";
+            transaction
+                .execute(
+                    worktree,
+                    &[
+                        &session.session_id,
+                        &session.project,
+                        &session.project_id,
+                        &to.host_id,
+                        &to.path,
+                        &to.branch,
+                        &session.base_commit,
+                        &checkpoint,
+                    ],
+                )
+                .await?;
+        }
+        // Its worktree there is an orphan now: should the host come back, what is in it is kept as a commit before it goes.
+        let orphan = "UPDATE millhand.worktrees SET session_id = NULL WHERE session_id = $1 AND host_id = $2";
+        transaction.execute(orphan, &[&session.session_id, &session.home_host]).await?;
+        let moved = "UPDATE millhand.sessions SET home_host = $2 WHERE id = $1";
+        transaction.execute(moved, &[&session.session_id, &to.host_id]).await?;
+        let lanes = "UPDATE millhand.tasks SET lane = millhand.lane_of(session_id, agent) \
+                     WHERE session_id = $1 AND state = 'pending'";
+        transaction.execute(lanes, &[&session.session_id]).await?;
+        let audit = "INSERT INTO millhand.audit_log (action, project, details) VALUES ('rehome_session', $1, \
+                     jsonb_build_object('session_id', $2::bigint, 'from', $3::text, 'to', $4::text))";
+        transaction.execute(audit, &[&session.project, &session.session_id, &session.home_host, &to.host_id]).await?;
+        transaction.batch_execute("NOTIFY tasks_new").await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// What was asked and answered in a chat before a task, newest first, unless this conversation of the agent's was there.
+    pub async fn unknown_to_agent(
+        &self,
+        chat_id: i64,
+        before_task: i64,
+        agent_session: &str,
+        at_most: i64,
+    ) -> Result<Vec<(String, Option<String>)>> {
+        let client = self.client().await?;
+        let sql = "SELECT t.prompt, t.output_summary FROM millhand.tasks t \
+                   WHERE t.chat_id = $1 AND t.id < $2 AND t.state = 'completed' \
+                     AND NOT EXISTS (SELECT 1 FROM millhand.tasks c JOIN millhand.attempts a ON a.task_id = c.id \
+                                     WHERE c.chat_id = $1 AND a.agent_session = $3 AND a.outcome = 'completed') \
+                   ORDER BY t.id DESC LIMIT $4";
+        let rows = client.query(sql, &[&chat_id, &before_task, &agent_session, &at_most]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+}

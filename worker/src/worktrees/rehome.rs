@@ -1,0 +1,48 @@
+//! Taking over a session whose host is gone.
+//!
+//! What its last recorded turn left is made again from the patches in the database, checked by the id of the tree. What was in the
+//! worktree beyond that stays on the other host; should it come back, it is kept there as a commit before the folder goes.
+
+use super::{WorktreeError, Worktrees};
+use crate::{
+    git::Patched,
+    store::rehome::{AwaySession, NewHome},
+};
+
+impl Worktrees {
+    /// Moves a session to this host. False if that was not to be done any more.
+    ///
+    /// # Errors
+    ///
+    /// The repository cannot be reached from here or does not hold the session's base, or the recorded changes do not lead to the
+    /// recorded tree: then the session waits for its host.
+    pub async fn rehome(&self, session: &AwaySession) -> Result<bool, WorktreeError> {
+        let mirror = match self.git.mirror_with(session.project_id, &session.base_commit).await? {
+            Some(mirror) => mirror,
+            None => {
+                self.git.ensure_mirror(session.project_id, &session.source, None).await?;
+                self.mirror(session.project_id, &session.base_commit).await?
+            }
+        };
+        let recorded = self.store.recorded_tree(session.session_id).await?;
+        // After an apply the session starts from what was applied, which holds all that was recorded before.
+        let recorded = recorded.filter(|recorded| recorded.base_commit == session.base_commit);
+        let checkpoint = match &recorded {
+            None => None,
+            Some(recorded) => {
+                let wanted =
+                    Patched { base_commit: &recorded.base_commit, patches: &recorded.patches, tree: &recorded.tree_id };
+                let made = self.git.rebuild_checkpoint(&mirror, session.session_id, recorded.task_id, wanted).await?;
+                Some(made.commit)
+            }
+        };
+        let path = self.home.worktree(session.project_id, session.session_id);
+        let to = NewHome {
+            host_id: &self.host_id,
+            path: &path.to_string_lossy(),
+            branch: &format!("millhand/s{}", session.session_id),
+            checkpoint: checkpoint.as_deref(),
+        };
+        Ok(self.store.rehome_session(session, to, self.timings.rehome).await?)
+    }
+}
