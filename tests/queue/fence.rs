@@ -42,7 +42,7 @@ async fn expired_lease_returns_task_to_queue_and_the_old_holder_writes_nothing()
     assert!(!stored.expect("before prompt"));
     let settled = q.store.settle_session(zombie.token, Some("main"), "c0ffee", HOST, "/wt", "b").await;
     assert!(!settled.expect("settle"));
-    assert!(q.store.heartbeat(q.worker, &[zombie.token], LEASE).await.expect("heartbeat").is_empty());
+    assert!(q.store.heartbeat(q.worker, &[zombie.token], LEASE, LEASE).await.expect("heartbeat").is_empty());
     let rows =
         q.sql("SELECT (SELECT count(*) FROM millhand.agent_sessions) + (SELECT count(*) FROM millhand.worktrees)");
     assert_eq!(rows.await[0].get::<_, i64>(0), 0);
@@ -108,11 +108,11 @@ async fn a_locked_lease_is_neither_lost_nor_renewed() {
     let mut client = q.client().await;
     let transaction = client.transaction().await.expect("begin");
     transaction.query("SELECT 1 FROM millhand.leases FOR UPDATE", &[]).await.expect("lock");
-    let states = q.store.heartbeat(q.worker, &[claimed.token], LEASE).await.expect("heartbeat");
+    let states = q.store.heartbeat(q.worker, &[claimed.token], LEASE, LEASE).await.expect("heartbeat");
     assert_eq!(states.len(), 1);
     assert!(!states[0].renewed);
     transaction.rollback().await.expect("rollback");
-    assert!(q.store.heartbeat(q.worker, &[claimed.token], LEASE).await.expect("heartbeat")[0].renewed);
+    assert!(q.store.heartbeat(q.worker, &[claimed.token], LEASE, LEASE).await.expect("heartbeat")[0].renewed);
 }
 
 #[tokio::test]
@@ -149,4 +149,24 @@ async fn a_result_whose_commit_was_answered_to_nobody_is_recorded_once() {
     assert_eq!(store.finish(&finish).await.expect("again"), Finished::Recorded("completed".to_owned()));
     let row = &q.sql(&format!("SELECT state, attempts, last_attempt FROM millhand.tasks WHERE id = {task}")).await[0];
     assert_eq!((row.get::<_, &str>(0), row.get::<_, i32>(1), row.get::<_, i32>(2)), ("completed", 1, 1));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_gone_without_a_word_costs_one_heartbeat() {
+    let q = Queue::new().await;
+    q.open().await;
+    let claimed = q.claim_one().await;
+    let proxy = q.db.proxy().await.expect("proxy");
+    let config = q.db.config_through(&proxy);
+    let store = Store::new(Connect::plain(config, 2)).expect("store");
+    let within = std::time::Duration::from_millis(500);
+    let beat = async || store.heartbeat(q.worker, &[claimed.token], LEASE, within).await;
+    assert!(beat().await.expect("heartbeat")[0].renewed);
+    proxy.black_hole();
+    let silent = beat().await.expect_err("nobody answers");
+    assert!(silent.is_unreachable(), "{silent}");
+    // From here on new connections work, and the old one never says anything again.
+    proxy.forward();
+    let again = std::time::Duration::from_secs(10);
+    assert!(store.heartbeat(q.worker, &[claimed.token], LEASE, again).await.expect("a new connection")[0].renewed);
 }

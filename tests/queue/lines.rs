@@ -119,7 +119,7 @@ async fn cancelling_works_in_every_state_and_frees_the_line() {
     assert_eq!(claimed.task_id, second);
     // While it runs, it is asked for; the heartbeat tells the worker.
     assert!(cancel(second).await && !cancel(second).await);
-    let states = q.store.heartbeat(q.worker, &[claimed.token], super::LEASE).await.expect("heartbeat");
+    let states = q.store.heartbeat(q.worker, &[claimed.token], super::LEASE, super::LEASE).await.expect("heartbeat");
     assert!(states[0].cancelled && states[0].renewed);
     q.finish(&claimed, AGAIN).await;
     assert_eq!(q.state(second).await, "cancelled");

@@ -17,9 +17,8 @@ use millhand::{
 };
 use tokio::process::{Child, Command};
 
-use super::worker;
 use crate::support::{
-    millhand, wait_until,
+    millhand, wait_until, worker,
     world::{TURN_WITHIN, World, git, stop},
 };
 

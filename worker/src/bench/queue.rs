@@ -153,7 +153,7 @@ async fn no_ops(
         tokio::spawn(async move {
             let mut done = 0_usize;
             while let Some(claimed) = claim_one(&store, worker).await? {
-                store.heartbeat(worker, &[claimed.token], LEASE).await?;
+                store.heartbeat(worker, &[claimed.token], LEASE, LEASE).await?;
                 complete(&store, &claimed).await?;
                 done += 1;
             }

@@ -199,7 +199,7 @@ impl Line {
         let Some(id) = self.in_state(TaskState::Running) else { return };
         let policy = self.policy;
         self.set(id, |task| {
-            let verdict = retry::decide(ending, task.counts, &policy.retry, 0.0);
+            let verdict = retry::decide(ending, false, task.counts, &policy.retry, 0.0);
             let (state, charged, lost, keeps) = match verdict {
                 Verdict::Completed => (TaskState::Completed, true, false, false),
                 Verdict::Failed => (TaskState::Failed, true, false, false),

@@ -68,9 +68,10 @@ pub enum Verdict {
 
 /// Decides what becomes of a task whose attempt ended.
 ///
-/// `jitter` is a random number in `0.0..1.0`: waits have full jitter, between nothing and a bound that
+/// `billed`: the attempt had answers of the model that cost something. A rate limit counts among the bounded
+/// losses then, as going on from there pays for the whole context again. `jitter` is a random number in `0.0..1.0`: waits have full jitter, between nothing and a bound that
 /// doubles with each charged attempt.
-pub fn decide(ending: &Ending, counts: Counts, policy: &RetryPolicy, jitter: f64) -> Verdict {
+pub fn decide(ending: &Ending, billed: bool, counts: Counts, policy: &RetryPolicy, jitter: f64) -> Verdict {
     let jittered = |doublings: i32| {
         let bound = policy
             .backoff_base
@@ -85,6 +86,9 @@ pub fn decide(ending: &Ending, counts: Counts, policy: &RetryPolicy, jitter: f64
         Some(ErrorClass::AgentFailed) => {
             Verdict::Again { wait: jittered(counts.attempts), charged: true, infra_loss: false, keep_message: false }
         }
+        Some(ErrorClass::RateLimited) if billed && counts.infra_losses + 1 > policy.max_infra_losses => {
+            Verdict::Blocked
+        }
         Some(ErrorClass::RateLimited) => {
             let asked = match ending {
                 Ending::RateLimited { retry_after_seconds: Some(seconds) } => Duration::from_secs(*seconds),
@@ -95,7 +99,7 @@ pub fn decide(ending: &Ending, counts: Counts, policy: &RetryPolicy, jitter: f64
             Verdict::Again {
                 wait: asked.min(policy.rate_limit_cap) + spread,
                 charged: false,
-                infra_loss: false,
+                infra_loss: billed,
                 keep_message: false,
             }
         }
@@ -142,13 +146,15 @@ mod tests {
     fn charged_attempts_run_out_and_waits_double_up_to_the_cap() {
         let many = Counts { attempts: 0, max_attempts: 100, infra_losses: 0 };
         let waits: Vec<_> = (0..5)
-            .map(|n| wait(decide(&Ending::Stalled, Counts { attempts: n, ..many }, &POLICY, 1.0)).expect("again"))
+            .map(|n| {
+                wait(decide(&Ending::Stalled, false, Counts { attempts: n, ..many }, &POLICY, 1.0)).expect("again")
+            })
             .map(|w| w.as_secs())
             .collect();
         assert_eq!(waits, [10, 20, 40, 60, 60]);
-        assert_eq!(wait(decide(&Ending::Stalled, many, &POLICY, 0.0)), Some(Duration::ZERO));
-        assert!(wait(decide(&Ending::Stalled, counts(1, 0), &POLICY, 0.5)).is_some());
-        assert_eq!(decide(&Ending::Stalled, counts(2, 0), &POLICY, 0.5), Verdict::Failed);
+        assert_eq!(wait(decide(&Ending::Stalled, false, many, &POLICY, 0.0)), Some(Duration::ZERO));
+        assert!(wait(decide(&Ending::Stalled, false, counts(1, 0), &POLICY, 0.5)).is_some());
+        assert_eq!(decide(&Ending::Stalled, false, counts(2, 0), &POLICY, 0.5), Verdict::Failed);
     }
 
     #[test]
@@ -160,7 +166,7 @@ mod tests {
             Ending::ProviderError { status: Some(401) },
             Ending::RepositoryRefused,
         ] {
-            assert_eq!(decide(&ending, counts(0, 0), &POLICY, 0.5), Verdict::Failed, "{ending:?}");
+            assert_eq!(decide(&ending, false, counts(0, 0), &POLICY, 0.5), Verdict::Failed, "{ending:?}");
         }
     }
 
@@ -168,23 +174,26 @@ mod tests {
     fn rate_limits_wait_as_told_within_a_cap_and_charge_nothing() {
         let told = |seconds| Ending::RateLimited { retry_after_seconds: seconds };
         for (seconds, expected) in [(Some(7), 7), (None, 30), (Some(86_400), 100)] {
-            let verdict = decide(&told(seconds), counts(2, 9), &POLICY, 0.0);
+            let verdict = decide(&told(seconds), false, counts(2, 9), &POLICY, 0.0);
             assert_eq!(wait(verdict), Some(Duration::from_secs(expected)));
             assert!(matches!(verdict, Verdict::Again { charged: false, infra_loss: false, .. }));
         }
+        let paid = decide(&told(None), true, counts(2, 0), &POLICY, 0.0);
+        assert!(matches!(paid, Verdict::Again { charged: false, infra_loss: true, keep_message: false, .. }));
+        assert_eq!(decide(&told(None), true, counts(0, 2), &POLICY, 0.0), Verdict::Blocked, "not for ever");
     }
 
     #[test]
     fn infrastructure_losses_are_not_charged_keep_the_message_and_are_bounded() {
-        let first = decide(&Ending::ServerLost, counts(0, 0), &POLICY, 1.0);
+        let first = decide(&Ending::ServerLost, false, counts(0, 0), &POLICY, 1.0);
         assert!(matches!(
             first,
             Verdict::Again { wait: Duration::ZERO, charged: false, infra_loss: true, keep_message: true }
         ));
-        assert_eq!(decide(&Ending::ServerLost, counts(0, 2), &POLICY, 1.0), Verdict::Blocked);
-        assert_eq!(decide(&Ending::AsksToResend, counts(0, 2), &POLICY, 1.0), Verdict::Asks);
+        assert_eq!(decide(&Ending::ServerLost, false, counts(0, 2), &POLICY, 1.0), Verdict::Blocked);
+        assert_eq!(decide(&Ending::AsksToResend, false, counts(0, 2), &POLICY, 1.0), Verdict::Asks);
         assert!(matches!(
-            decide(&Ending::Aborted, counts(0, 2), &POLICY, 1.0),
+            decide(&Ending::Aborted, false, counts(0, 2), &POLICY, 1.0),
             Verdict::Again { infra_loss: false, wait: Duration::ZERO, .. }
         ));
     }

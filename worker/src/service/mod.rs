@@ -74,6 +74,7 @@ pub struct Worker {
     stop_claiming: CancellationToken,
     stop_loops: CancellationToken,
     outdated: CancellationToken,
+    claimer: JoinHandle<()>,
     loops: Vec<JoinHandle<()>>,
 }
 
@@ -182,9 +183,9 @@ impl Worker {
             listens: settings.listen,
             timings,
         };
-        loops.push(tokio::spawn(claimer.run(stop_claiming.clone())));
+        let claimer = tokio::spawn(claimer.run(stop_claiming.clone()));
         tracing::info!(worker = %id, turns = settings.concurrency, "worker started");
-        Ok(Self { id, store, leases, turns, backend, wakes, stop_claiming, stop_loops, outdated, loops })
+        Ok(Self { id, store, leases, turns, backend, wakes, stop_claiming, stop_loops, outdated, claimer, loops })
     }
 
     /// Starts the loop that settles applies which were interrupted, or whose session was in use.
@@ -222,6 +223,11 @@ impl Worker {
     /// handed back without a charge.
     pub async fn stop(self, drain: Duration, hurry: CancellationToken) {
         self.stop_claiming.cancel();
+        // What a claim under way brings begins its turn, and is handed back with the others.
+        let claiming = self.claimer.abort_handle();
+        if tokio::time::timeout(GOODBYE_WITHIN, self.claimer).await.is_err() {
+            claiming.abort();
+        }
         self.turns.close();
         if let Err(error) = self.store.drain_worker(self.id).await {
             tracing::debug!(%error, "could not say that this worker drains");

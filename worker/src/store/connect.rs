@@ -15,6 +15,16 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A single statement never needs this long; a stuck one must not hold a worker for ever.
 const STATEMENT_TIMEOUT_MS: u32 = 60_000;
+/// After this long without an answer there is none to come: the server would have given up the statement.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(65);
+/// How long what was sent may stay unacknowledged by the other machine before the connection counts as broken.
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
+/// When a silent connection is probed, and how long between probes.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(5));
+/// Probes without an answer after which it is broken.
+const KEEPALIVE_PROBES: u32 = 3;
+/// What `tokio_postgres` has for connections that nobody said anything about.
+const KEEPALIVE_UNSET: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Where the database is and how to talk to it.
 #[derive(Clone)]
@@ -76,6 +86,13 @@ fn pool(connect: &Connect, size: usize, synchronous_commit: bool) -> Result<Pool
     if config.get_application_name().is_none() {
         config.application_name("millhand");
     }
+    // A connection that is gone without a word (a failover, a forgotten NAT entry) is otherwise noticed after a quarter of an hour.
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(TCP_USER_TIMEOUT);
+    }
+    if config.get_keepalives_idle() == KEEPALIVE_UNSET {
+        config.keepalives_idle(KEEPALIVE.0).keepalives_interval(KEEPALIVE.1).keepalives_retries(KEEPALIVE_PROBES);
+    }
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_config(config, connect.tls.clone(), recycling);
     Pool::builder(manager)
@@ -119,6 +136,18 @@ impl Store {
     /// How it connects.
     pub fn connect(&self) -> &Connect {
         &self.connect
+    }
+
+    /// Waits for an answer, but not for ever: a connection can be gone without anyone being told. Those that nobody uses just now are
+    /// made anew then; they may be gone by the same way.
+    pub(super) async fn answered<T>(&self, within: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+        if let Ok(done) = tokio::time::timeout(within, work).await {
+            return done;
+        }
+        for pool in [&self.main, &self.relaxed, &self.heartbeat] {
+            pool.retain(|_, _| false);
+        }
+        Err(StoreError::Unreachable(format!("no answer within {} s", within.as_secs_f32())))
     }
 
     /// A connection whose commits wait for the disk.

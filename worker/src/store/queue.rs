@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::{Row, types::Json};
 use uuid::Uuid;
 
-use super::{Result, Store, StoreError, seconds};
+use super::{Result, Store, StoreError, connect::ANSWER_WITHIN, seconds};
 use crate::model::{
     counters::Count,
     outcome::ErrorClass,
@@ -154,6 +154,10 @@ impl Store {
     ///
     /// Its commit does not wait for the disk: if a crash of the database undoes it, the nudges are there again.
     pub async fn advance_and_list_lanes(&self) -> Result<(i32, Vec<String>)> {
+        self.answered(ANSWER_WITHIN, self.advance_and_list_lanes_once()).await
+    }
+
+    async fn advance_and_list_lanes_once(&self) -> Result<(i32, Vec<String>)> {
         let client = self.relaxed().await?;
         let advance = client.prepare_cached("SELECT millhand.advance()").await?;
         let lanes = client.prepare_cached(include_str!("sql/lanes.sql")).await?;
@@ -178,12 +182,15 @@ impl Store {
         if lanes.is_empty() || at_most == 0 {
             return Ok(Vec::new());
         }
-        let client = self.relaxed().await?;
         // A bound that Postgres knows when it plans makes a plan that it can keep: planning anew costs more than the claim. One that it
         // does not know makes it read and sort the whole lane.
         let sql = include_str!("sql/claim.sql").replace("LIMIT $5", &format!("LIMIT {at_most}"));
-        let statement = client.prepare_cached(&sql).await?;
-        let rows = client.query(&statement, &[&lanes, &worker, &seconds(lease), &host_id]).await?;
+        let claim = async {
+            let client = self.relaxed().await?;
+            let statement = client.prepare_cached(&sql).await?;
+            Ok(client.query(&statement, &[&lanes, &worker, &seconds(lease), &host_id]).await?)
+        };
+        let rows = self.answered(ANSWER_WITHIN, claim).await?;
         self.counters().add(Count::Claimed, rows.len() as u64);
         Ok(rows.iter().map(claimed).collect())
     }
@@ -208,11 +215,22 @@ impl Store {
     }
 
     /// Renews leases, on a connection of its own. A token that is missing in the answer is lost.
-    pub async fn heartbeat(&self, worker: Uuid, tokens: &[Uuid], lease: Duration) -> Result<Vec<LeaseState>> {
-        let client = self.heartbeat_client().await?;
-        let statement = client.prepare_cached(include_str!("sql/heartbeat.sql")).await?;
+    ///
+    /// Without an answer in time it fails, and the next one has a new connection.
+    pub async fn heartbeat(
+        &self,
+        worker: Uuid,
+        tokens: &[Uuid],
+        lease: Duration,
+        within: Duration,
+    ) -> Result<Vec<LeaseState>> {
         let counters = Json(self.counters().all());
-        let rows = client.query(&statement, &[&tokens, &seconds(lease), &worker, &counters]).await?;
+        let beat = async {
+            let client = self.heartbeat_client().await?;
+            let statement = client.prepare_cached(include_str!("sql/heartbeat.sql")).await?;
+            Ok(client.query(&statement, &[&tokens, &seconds(lease), &worker, &counters]).await?)
+        };
+        let rows = self.answered(within, beat).await?;
         Ok(rows
             .iter()
             .map(|row| LeaseState { token: row.get(0), renewed: row.get(1), cancelled: row.get(2) })
@@ -221,10 +239,10 @@ impl Store {
 
     /// Ends an attempt. Where the reply is lost, tries again and reads what the first try did.
     pub async fn finish(&self, finish: &Finish<'_>) -> Result<Finished> {
-        let finished = match self.finish_once(finish).await? {
+        let finished = match self.answered(ANSWER_WITHIN, self.finish_once(finish)).await? {
             Some(state) => Finished::Recorded(state),
             // No lease: somebody took it, or an earlier try of ours had gone through.
-            None => self.recorded(finish).await?,
+            None => self.answered(ANSWER_WITHIN, self.recorded(finish)).await?,
         };
         let count = match &finished {
             Finished::Recorded(_) => Count::Finished(finish.outcome),

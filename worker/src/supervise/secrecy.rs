@@ -15,11 +15,12 @@ const SECRET: [&str; 6] = ["DATABASE_URL", "PASSWORD", "TOKEN", "SECRET", "CREDE
 /// Makes this process unreadable for others (debuggers and core dumps too), and blanks the secrets in the environment that it was started
 /// with. Whoever needs them has read them by now. Call it while there is one thread.
 pub fn hide_this_process() {
-    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        tracing::debug!(%error, "this process stays readable for its user");
-    }
+    // In this order: afterwards our memory is root's alone, and not even we may write to it by its file.
     if let Err(error) = blank_environment() {
         tracing::debug!(%error, "the environment stays as it is");
+    }
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::debug!(%error, "this process stays readable for its user");
     }
 }
 

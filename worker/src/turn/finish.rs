@@ -17,7 +17,7 @@ const SUMMARY_CHARS: usize = 2_000;
 
 /// Records how an attempt ended, trying again while the database cannot be reached.
 pub(super) async fn finish(turns: &Turns, claimed: &Claimed, lease: &Lease, performed: &Performed) {
-    let verdict = retry::decide(&performed.ending, claimed.counts, &turns.retry, rand::random());
+    let verdict = retry::decide(&performed.ending, performed.billed, claimed.counts, &turns.retry, rand::random());
     let error = (performed.ending != Ending::Completed).then(|| shorten(&performed.error, ERROR_CHARS));
     let summary = performed.summary.as_deref().map(|text| shorten(text, SUMMARY_CHARS));
     let finish = Finish {

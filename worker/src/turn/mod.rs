@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::{
     agent::{AgentProject, AgentSession, Backend, Prompt, SessionRequest, TurnReport},
@@ -101,6 +102,8 @@ struct Performed {
     ending: Ending,
     error: String,
     summary: Option<String>,
+    /// Answers of the model cost something.
+    billed: bool,
 }
 
 #[async_trait]
@@ -109,7 +112,7 @@ impl Runner for Turns {
         let transcript = Transcript::start(self.store.clone(), &claimed);
         let performed = match self.perform(&claimed, &lease, &transcript).await {
             Ok(performed) => performed,
-            Err(Interrupted::Ended(ending, error)) => Performed { ending, error, summary: None },
+            Err(Interrupted::Ended(ending, error)) => Performed { ending, error, summary: None, billed: false },
             Err(Interrupted::Fenced) => {
                 tracing::warn!("the lease is lost: this attempt is discarded");
                 transcript.discard().await;
@@ -161,6 +164,7 @@ impl Turns {
         Ok(Performed {
             ending: report.ending,
             error: report.error,
+            billed: report.steps.iter().any(|step| step.total_tokens() > 0),
             summary: (!report.summary.is_empty()).then_some(report.summary),
         })
     }
@@ -238,13 +242,14 @@ impl Turns {
         prompt: Prompt,
         lease: &Lease,
         transcript: &Transcript,
+        until: Instant,
     ) -> TurnReport {
         let stop = lease.stopped().child_token();
         let turn = self.backend.prompt(session, prompt, transcript.events(), stop.clone());
         tokio::pin!(turn);
         tokio::select! {
             report = &mut turn => report,
-            () = tokio::time::sleep(self.timings.turn_limit) => {
+            () = tokio::time::sleep_until(until) => {
                 stop.cancel();
                 let report = turn.await;
                 if report.ending == Ending::Aborted {

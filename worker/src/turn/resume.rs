@@ -4,6 +4,8 @@
 
 use std::collections::HashSet;
 
+use tokio::time::Instant;
+
 use super::{Interrupted, Turns, lease::Lease, persist::persist, transcript::Transcript};
 use crate::{
     agent::{AgentSession, Prompt, TurnReport},
@@ -41,7 +43,8 @@ impl Turns {
         if !self.store_prompt(agent, session, lease, &prompt).await? {
             return Err(Interrupted::Fenced);
         }
-        let mut report = self.follow(session, prompt, lease, transcript).await;
+        let until = Instant::now() + self.timings.turn_limit;
+        let mut report = self.follow(session, prompt, lease, transcript, until).await;
         while let Some(next) = message.next(&report.ending, self.step_resumes) {
             message = next;
             let times = format!("{} of {}", message.resumes, self.step_resumes);
@@ -49,11 +52,16 @@ impl Turns {
             transcript.say(AgentEvent::Status { message: status }).await;
             tracing::info!(times, "the agent stopped at its limit of steps; telling it to go on");
             prompt = self::prompt(&text, &message, false);
-            if !matches!(self.store_prompt(agent, session, lease, &prompt).await, Ok(true)) {
-                // What it came to so far has its cost; whether it counts is for the finish to say.
-                break;
+            match self.store_prompt(agent, session, lease, &prompt).await {
+                Ok(true) => {}
+                // What it came to so far has its cost, and counts for what it is.
+                Err(Interrupted::Ended(ending, error)) => {
+                    report = TurnReport { ending, error, ..report };
+                    break;
+                }
+                Ok(false) | Err(Interrupted::Fenced) => break,
             }
-            report = together(report, self.follow(session, prompt, lease, transcript).await);
+            report = together(report, self.follow(session, prompt, lease, transcript, until).await);
         }
         match report.ending {
             Ending::StepLimit { answered: true } => {

@@ -46,6 +46,11 @@ impl ClientError {
         }
     }
 
+    /// Whether the server does not know any more what it once named.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if status.as_u16() == 404)
+    }
+
     /// Whether the server says that there is no such thing.
     pub(super) fn is_not_found(&self) -> bool {
         // An id that opencode cannot have made is answered with 500 or 400.

@@ -111,6 +111,8 @@ struct Retrying {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) poll: Duration,
+    /// Without any event for this long the messages are read.
+    pub(super) silence: Duration,
     pub(super) start: Duration,
     /// Steps after which opencode tells the model to stop.
     pub(super) steps: Option<u32>,
@@ -125,6 +127,7 @@ impl Limits {
         Self {
             steps,
             poll: timings.settle_poll,
+            silence: timings.stream_silence,
             start: timings.turn_start,
             abort: timings.server_request.min(Duration::from_secs(10)),
             deadlines: Deadlines {
@@ -179,9 +182,14 @@ impl Watch {
         self.user_seen = true;
     }
 
-    /// Whether our message is known to be in the conversation.
-    pub(super) fn has_user(&self) -> bool {
-        self.user_seen
+    /// Whether the stream told that it came to rest, and so all that came before.
+    pub(super) fn has_heard_idle(&self) -> bool {
+        self.idle_heard
+    }
+
+    /// Whether nothing was heard for longer than a stream may be silent: if things happen, it does not tell of them.
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
+        now.duration_since(self.last_activity) >= self.limits.silence
     }
 
     /// An assistant message of the turn was heard of; `finish` once, when it has one.

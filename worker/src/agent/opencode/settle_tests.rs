@@ -5,6 +5,7 @@ use crate::agent::opencode::wire::{Message, MessageTime, Part, ToolState, WireEr
 
 const LIMITS: Limits = Limits {
     poll: Duration::from_secs(5),
+    silence: Duration::from_secs(25),
     start: Duration::from_secs(60),
     steps: None,
     abort: Duration::from_secs(10),

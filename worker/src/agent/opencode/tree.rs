@@ -63,8 +63,13 @@ impl Tree {
         self.running_tools.values().min().copied()
     }
 
-    /// Reads the subagents' conversations, as deep as they go.
-    pub(super) async fn read_subagents(&mut self, client: &Client, children: Vec<Session>) -> Result<(), ClientError> {
+    /// Reads the subagents' conversations, as deep as they go. Answers whether anything in them was not known.
+    pub(super) async fn read_subagents(
+        &mut self,
+        client: &Client,
+        children: Vec<Session>,
+    ) -> Result<bool, ClientError> {
+        let mut has_changed = false;
         let mut open: VecDeque<Session> = children.into();
         let mut seen = HashSet::new();
         while let Some(session) = open.pop_front() {
@@ -75,11 +80,16 @@ impl Tree {
                 tokio::try_join!(client.messages(&session.id, PAGE, |_| false), client.children(&session.id))?;
             for mut message in messages {
                 message.info.session.clone_from(&session.id);
+                let key = (session.id.clone(), message.info.id.clone());
+                has_changed |= self.messages.get(&key) != Some(&message.info);
                 self.message(&message.info);
+                for part in message.parts.iter().filter(|part| part.kind == "tool") {
+                    self.tool(&part.id, &part.tool, &part.state.status, Instant::now());
+                }
             }
             open.extend(children);
         }
-        Ok(())
+        Ok(has_changed)
     }
 
     /// What each step since our message cost, the conversation's own first.

@@ -140,7 +140,7 @@ impl Found {
     /// Takes a path in, where it really lies. A folder that would open a whole home or disk is not taken.
     fn add(&mut self, path: &Path) -> bool {
         let Ok(path) = path.canonicalize() else { return false };
-        if self.is_too_wide(&path) {
+        if self.is_too_wide(&path) || self.is_withheld(&path) {
             return false;
         }
         if !self.covers(&path) {
@@ -153,6 +153,11 @@ impl Found {
         let is_around_home = self.home.as_ref().is_some_and(|home| home.starts_with(path));
         let is_for_all = ["/var", "/run", "/tmp", "/home", "/root", "/dev", "/sys", "/mnt", "/media", "/srv"];
         path.parent().is_none() || is_around_home || is_for_all.iter().any(|folder| Path::new(folder) == path)
+    }
+
+    /// Where credentials are, whatever link led there.
+    fn is_withheld(&self, path: &Path) -> bool {
+        self.home.iter().any(|home| CREDENTIALS.iter().any(|below| path.starts_with(home.join(below))))
     }
 
     fn covers(&self, path: &Path) -> bool {

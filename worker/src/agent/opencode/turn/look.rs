@@ -17,6 +17,9 @@ use crate::{
 const UNANSWERED_LOOKS: u32 = 5;
 /// Before the next look after one that got no answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a server that does not abort may take to let go of the turn's directory.
+const DISPOSE_WITHIN: Duration = Duration::from_secs(5);
+
 impl Turn<'_> {
     /// Looks, and looks again if there is no answer: whether the server is dead is for whoever watches over it to say.
     pub(super) async fn look_patiently(
@@ -61,7 +64,11 @@ impl Turn<'_> {
             self.answer_open_asks(subscription).await?;
             if let Some(status) = statuses.get(&self.session.id).filter(|status| **status != Status::Idle) {
                 self.watch.status(status, wall_ms(), Instant::now());
-                return Ok(None);
+                if !self.watch.is_silent(Instant::now()) {
+                    return Ok(None);
+                }
+                // Busy, and nothing is heard of it: a long tool, or a stream that brings nothing but heartbeats.
+                self.must_read = true;
             }
         }
         let may_have_children = !self.heard_all || self.tree.has_subagents();
@@ -77,11 +84,19 @@ impl Turn<'_> {
             self.answer_open_asks(subscription).await?;
             // Not otherwise: what is read now, the stream may be about to tell bit by bit.
             self.take_messages(&messages, false).await;
+            self.read_subagents(children.clone()).await?;
         }
         let snapshot = Snapshot { status: statuses.remove(&self.session.id), messages };
         let Some(ended) = self.watch.judge(&snapshot, Instant::now()) else { return Ok(None) };
-        self.read_subagents(children).await?;
         self.take_messages(&snapshot.messages, true).await;
+        // What the stream did not tell to the end, it may not have told at all.
+        let is_sure = self.watch.has_heard_idle() && !self.watch.is_broken();
+        let children = match may_have_children || (is_sure && !self.tree.has_subagents()) {
+            true => children,
+            false => self.lives(client.children(&self.session.id)).await?,
+        };
+        self.heard_all &= is_sure;
+        self.read_subagents(children).await?;
         if self.watch.is_broken() && !matches!(snapshot.status, None | Some(Status::Idle)) {
             self.give_up_server().await;
         }
@@ -113,6 +128,11 @@ impl Turn<'_> {
     /// it; those have their time.
     async fn give_up_server(&self) {
         let pid = self.server.pid();
+        // Letting go of the directory aborts what runs in it, and nothing else.
+        let disposing = self.server.client.patient(DISPOSE_WITHIN);
+        if let Err(error) = disposing.dispose(&self.session.directory).await {
+            tracing::debug!(pid, %error, "opencode did not let go of the worktree of a turn that it does not abort");
+        }
         self.server.retire();
         if self.server.turns() <= 1 {
             tracing::warn!(pid, "opencode did not abort a turn; ending its server");
@@ -127,9 +147,14 @@ impl Turn<'_> {
     pub(super) async fn read_subagents(&mut self, children: Vec<Session>) -> Result<(), Cut> {
         let server = self.server;
         let read = self.tree.read_subagents(&server.client, children);
-        tokio::select! {
-            read = read => read.map_err(Cut::from),
-            () = server.gone.cancelled() => Err(Cut::ServerLost("its process ended".to_owned())),
+        let has_changed = tokio::select! {
+            read = read => read.map_err(Cut::from)?,
+            () = server.gone.cancelled() => return Err(Cut::ServerLost("its process ended".to_owned())),
+        };
+        if has_changed {
+            self.watch.heard(Instant::now());
         }
+        self.watch.tool_runs(self.tree.tool_since());
+        Ok(())
     }
 }

@@ -370,8 +370,8 @@ impl Turn<'_> {
                 self.cold = None;
                 self.watch.error(error, now);
             }
-            Event::Ask(ask) => self.answer(ask).await,
-            Event::Question(question) => self.reject_question(&question.id).await,
+            Event::Ask(ask) => drop(self.answer(ask).await),
+            Event::Question(question) => drop(self.reject_question(&question.id).await),
             Event::Plan(items) if is_root => told.push(plan(items)),
             Event::Compacted => {
                 told.push(AgentEvent::Status {
@@ -438,20 +438,22 @@ impl Turn<'_> {
         let mut told = Vec::new();
         self.transcript.reconcile(messages, over, &mut told);
         if !told.is_empty() {
+            // The stream had not told of it.
+            self.heard_all &= over;
             self.watch.heard(Instant::now());
+            self.watch.progressed();
         }
         for event in told {
             self.tell(event).await;
         }
     }
 
-    /// Reads the messages of the turn. As long as nothing was heard of the first one it may not be there at all: then only the newest.
+    /// Reads the messages since our prompt: back to it, or to what was there before it.
     async fn read_messages(&self) -> Result<Vec<MessageWithParts>, ClientError> {
         let expected = self.transcript.heard() + UNHEARD_MESSAGES;
-        let began_with = &self.prompt.began_with;
-        let is_answer = |message: &MessageWithParts| message.info.parent.as_deref() == Some(began_with.as_str());
+        let ours = &self.prompt.message_id;
         let is_enough = |messages: &[MessageWithParts]| {
-            tree::reaches(messages, began_with) || !(self.watch.has_user() || messages.iter().any(is_answer))
+            tree::reaches(messages, ours) || messages.iter().any(|message| self.transcript.is_earlier(&message.info.id))
         };
         self.server.client.messages(&self.session.id, expected, is_enough).await
     }
