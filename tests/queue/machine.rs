@@ -336,7 +336,7 @@ impl<'a> Real<'a> {
             outcome: ending.as_str(),
             error_class: ending.error_class(),
             error_message: None,
-            verdict: retry::decide(ending, claimed.counts, &RETRY, 0.0),
+            verdict: retry::decide(ending, false, claimed.counts, &RETRY, 0.0),
             summary: None,
             host_id: HOST,
         };

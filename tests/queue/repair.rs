@@ -55,7 +55,7 @@ async fn a_lease_of_a_task_that_does_not_run_is_taken_away() {
     q.sql(&format!("UPDATE millhand.tasks SET state = 'completed', finished_at = now() WHERE id = {task}")).await;
     mended(&q, "lease_without_running_task").await;
     assert_eq!(q.one::<String>("SELECT outcome FROM millhand.attempts").await, "lost");
-    assert!(q.store.heartbeat(q.worker, &[claimed.token], super::LEASE).await.expect("beat").is_empty());
+    assert!(q.store.heartbeat(q.worker, &[claimed.token], super::LEASE, super::LEASE).await.expect("beat").is_empty());
     assert_eq!(q.claim_one().await.task_id, second, "its line goes on");
 }
 
