@@ -3,6 +3,7 @@
 mod crash;
 mod ends;
 mod fence;
+mod lost;
 mod many;
 mod pool;
 mod processes;

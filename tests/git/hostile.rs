@@ -2,8 +2,12 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, symlink},
+        process::CommandExt,
+    },
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,7 +16,7 @@ use std::{
 
 use millhand::git::GitError;
 
-use super::repository::{World, write};
+use super::repository::{PROJECT, World, write};
 
 /// A script that leaves a trace when anybody runs it.
 fn plant(path: &Path, canary: &Path) {
@@ -202,4 +206,137 @@ async fn closed_folders_and_files_do_not_fail_a_checkpoint() {
     assert_eq!(set.files, []);
     let again = world.git.reset_worktree(&mirror, &worktree, 2, &base).await.unwrap();
     assert_eq!(world.git_in(&again.path, &["status", "--porcelain"]), "");
+}
+
+/// No permissions stop root: it runs the test again as nobody, and is done then.
+fn ran_as_nobody(test: &str) -> bool {
+    const NOBODY: u32 = 65_534;
+    if !rustix::process::geteuid().is_root() {
+        return false;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("git::hostile::{test}")]).uid(NOBODY).gid(NOBODY).current_dir("/");
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    true
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn folder_that_can_be_listed_but_not_gone_through_is_not_recorded_as_deleted() {
+    if ran_as_nobody("folder_that_can_be_listed_but_not_gone_through_is_not_recorded_as_deleted") {
+        return;
+    }
+    let world = World::with(&[("a", b"a\n"), ("src/b", b"b\n"), ("src/inner/c", b"c\n")]).await;
+    let mirror = world.mirror().await;
+    let (worktree, base) = world.session(&mirror, 1).await;
+    let src = worktree.path.join("src");
+    for mode in [0o644, 0o444, 0o000] {
+        set_mode(&src.join("inner"), mode);
+        set_mode(&src, mode);
+        let (_, set) = world.change_set(&mirror, &worktree).await;
+        assert_eq!(set.files, [], "mode {mode:o}");
+        set_mode(&worktree.path, mode);
+        let (_, set) = world.change_set(&mirror, &worktree).await;
+        assert_eq!(set.files, [], "mode {mode:o}, of the worktree itself");
+    }
+    set_mode(&src, 0o600);
+    let again = world.git.reset_worktree(&mirror, &worktree, 2, &base).await.unwrap();
+    assert_eq!(world.git_in(&again.path, &["status", "--porcelain"]), "");
+}
+
+#[tokio::test]
+async fn worktree_that_may_not_be_written_can_be_moved_all_the_same() {
+    if ran_as_nobody("worktree_that_may_not_be_written_can_be_moved_all_the_same") {
+        return;
+    }
+    let world = World::with(&[("a", b"a\n")]).await;
+    let mirror = world.mirror().await;
+    let (worktree, base) = world.session(&mirror, 1).await;
+    for mode in [0o555, 0o000] {
+        set_mode(&worktree.path, mode);
+        world.git.trash_worktree(&mirror, 1, "s1-0").await.unwrap();
+        assert!(!worktree.path.exists());
+        let restored = world.git.restore_worktree(&mirror, 1, &base, Some("s1-0"), None).await.unwrap();
+        assert_eq!(world.git_in(&restored.path, &["status", "--porcelain"]), "");
+    }
+    set_mode(&worktree.path, 0o555);
+    let again = world.git.reset_worktree(&mirror, &worktree, 2, &base).await.unwrap();
+    set_mode(&again.path, 0o555);
+    world.git.remove_worktree(&mirror, 2).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn place_that_becomes_a_link_while_a_worktree_is_made_never_leads_outside() {
+    let files: Vec<_> = (0..200).map(|number| format!("f{number}")).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|name| (name.as_str(), b"theirs\n".as_slice())).collect();
+    let world = World::with(&files).await;
+    let mirror = world.mirror().await;
+    let outside = world.path().join("outside");
+    for (name, _) in &files {
+        write(&outside.join(name), b"precious\n");
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let swapper = {
+        let (stop, folder, outside) = (stop.clone(), world.home().worktree(PROJECT, 1), outside.clone());
+        let folder = folder.parent().unwrap().to_owned();
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                for session in 1..=20 {
+                    let place = folder.join(format!("s{session}"));
+                    if place.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                        let _ = fs::rename(&place, folder.join(format!("moved-{session}")));
+                        let _ = symlink(&outside, &place);
+                    }
+                }
+            }
+        })
+    };
+    for session in 1..=20 {
+        let base = world.git.resolve_base(&mirror, None).await.unwrap();
+        // Whether it succeeds is not the question.
+        let made = world.git.create_worktree(&mirror, session, &base).await;
+        if let Ok(worktree) = made {
+            let _ = world.git.reset_worktree(&mirror, &worktree, session, &base).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    swapper.join().unwrap();
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), files.len());
+    for (name, _) in files {
+        assert_eq!(fs::read(outside.join(name)).unwrap(), b"precious\n", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn file_with_a_second_name_or_odd_permissions_is_not_handed_to_the_next_session() {
+    let world = World::with(&[("linked", b"a\n"), ("open", b"b\n"), ("plain", b"c\n")]).await;
+    let mirror = world.mirror().await;
+    let (one, base) = world.session(&mirror, 1).await;
+    let second = world.path().join("second name");
+    fs::hard_link(one.path.join("linked"), &second).unwrap();
+    set_mode(&one.path.join("open"), 0o4666);
+    let two = world.git.reset_worktree(&mirror, &one, 2, &base).await.unwrap();
+    fs::write(&second, b"poison\n").unwrap();
+    assert_eq!(fs::read(two.path.join("linked")).unwrap(), b"a\n");
+    assert_eq!(fs::metadata(two.path.join("linked")).unwrap().nlink(), 1);
+    let modes = ["open", "plain"].map(|name| fs::metadata(two.path.join(name)).unwrap().mode());
+    assert_eq!(modes[0], modes[1]);
+    assert_eq!(world.git_in(&two.path, &["status", "--porcelain"]), "");
+}
+
+#[tokio::test]
+async fn folder_is_measured_through_no_link() {
+    let world = World::with(&[("a", b"a\n")]).await;
+    let mirror = world.mirror().await;
+    let (worktree, _) = world.session(&mirror, 1).await;
+    assert!(world.git.disk_use(&worktree.path, 1000).await.unwrap().entries > 0);
+    let parent = worktree.path.parent().unwrap();
+    fs::rename(parent, world.path().join("outside")).unwrap();
+    symlink(world.path().join("outside"), parent).unwrap();
+    assert_eq!(world.git.disk_use(&worktree.path, 1000).await.unwrap().entries, 0);
 }

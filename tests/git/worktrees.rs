@@ -283,3 +283,60 @@ async fn removed_worktree_goes_to_the_trash_and_its_checkpoint_stays() {
     assert_eq!(kept, checkpoint.commit);
     assert_eq!(world.git.remove_worktree(&mirror, 1).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn newest_checkpoint_is_the_last_not_that_of_the_highest_task() {
+    let world = World::with(&[("a", b"a\n")]).await;
+    let mirror = world.mirror().await;
+    let (worktree, base) = world.session(&mirror, 1).await;
+    // Task 9 long ago; task 3, retried, just now.
+    let tree = world.git_in(&mirror.path, &["rev-parse", &format!("{}^{{tree}}", base.commit)]);
+    let who = "M <m@localhost> 1000000000 +0000";
+    let old = format!("tree {tree}\nparent {}\nauthor {who}\ncommitter {who}\n\nold\n", base.commit);
+    write(&world.path().join("old"), old.as_bytes());
+    let file = world.path().join("old");
+    let old = world.git_in(&mirror.path, &["hash-object", "-t", "commit", "-w", file.to_str().unwrap()]);
+    world.git_in(&mirror.path, &["update-ref", "refs/millhand/sessions/1/9", &old]);
+    write(&worktree.path.join("new"), b"new\n");
+    let newest = world.git.checkpoint(&mirror, &worktree, 3, "turn").await.unwrap();
+    assert_eq!(world.git.last_checkpoint(&mirror, 1).await.unwrap(), Some(newest.commit));
+}
+
+#[tokio::test]
+async fn what_lies_in_a_place_and_is_not_whole_goes_to_the_trash() {
+    let world = World::with(&[("a", b"a\n")]).await;
+    let mirror = world.mirror().await;
+    let (worktree, _) = world.session(&mirror, 1).await;
+    write(&worktree.path.join("work"), b"work\n");
+    fs::remove_file(mirror.path.join("worktrees/s1/millhand-ready")).unwrap();
+    world.session(&mirror, 1).await;
+    assert!(!worktree.path.join("work").exists());
+    let slots: Vec<_> = fs::read_dir(world.home().trash()).unwrap().map(|slot| slot.unwrap().path()).collect();
+    assert_eq!(slots.len(), 1);
+    assert_eq!(fs::read(slots[0].join("worktree/work")).unwrap(), b"work\n");
+    assert!(slots[0].join("meta/index").exists());
+    assert_eq!(fs::read_dir(world.home().pool(PROJECT)).unwrap().count(), 0, "nothing half made is left");
+}
+
+#[tokio::test]
+async fn objects_that_lost_their_content_with_the_power_are_written_again() {
+    let world = World::with(&[("a", b"a\n")]).await;
+    let mirror = world.mirror().await;
+    let (worktree, _) = world.session(&mirror, 1).await;
+    write(&worktree.path.join("new"), b"new\n");
+    write(&worktree.path.join("large"), &vec![b'x'; 17 << 20]);
+    let (checkpoint, _) = world.change_set(&mirror, &worktree).await;
+    let ids = ["^{tree}", ":new", ":large"]
+        .map(|name| world.git_in(&mirror.path, &["rev-parse", &format!("{}{name}", checkpoint.commit)]));
+    for id in ids {
+        let path = mirror.path.join("objects").join(&id[..2]).join(&id[2..]);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"").unwrap();
+    }
+    fs::write(mirror.path.join("worktrees/s1/millhand-boot"), "another run of the machine").unwrap();
+    let (again, _) = world.change_set(&mirror, &worktree).await;
+    assert_eq!(again.tree, checkpoint.tree);
+    assert_eq!(world.git_in(&mirror.path, &["cat-file", "-p", &format!("{}:new", again.commit)]), "new");
+    let size = world.git_in(&mirror.path, &["cat-file", "-s", &format!("{}:large", again.commit)]);
+    assert_eq!(size, (17 << 20).to_string());
+}

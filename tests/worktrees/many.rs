@@ -67,7 +67,7 @@ async fn ten_thousand_worktrees_are_handled_in_seconds() {
     assert_eq!(open, usize::try_from(OPEN).expect("count"), "no folder of an open session is touched");
 
     let began = Instant::now();
-    assert_eq!(rig.worktrees.plan(None, false).await.expect("plan").len(), open + DUE);
+    assert_eq!(rig.worktrees.plan(None, false, false).await.expect("plan").len(), open + DUE);
     assert_eq!(rig.worktrees.unknown_folders().await.expect("folders"), []);
     let look = began.elapsed();
     let began = Instant::now();

@@ -27,10 +27,6 @@ fn plant(path: &Path, outside: &Path) {
     git(path, &["stash"]).expect("stash");
     fs::write(path.join(".git/hooks/post-checkout"), "#!/bin/sh\ntouch ran\n").expect("hook");
     fs::set_permissions(path.join(".git/hooks/post-checkout"), fs::Permissions::from_mode(0o755)).expect("mode");
-    // A repository in the repository.
-    fs::create_dir(path.join("nested")).expect("folder");
-    git(&path.join("nested"), &["init", "-q"]).expect("init");
-    fs::write(path.join("nested/file"), "nested\n").expect("write");
     // A tracked folder that leads outside, and a link to a folder outside.
     fs::remove_dir_all(path.join("src")).expect("remove");
     symlink(outside, path.join("src")).expect("link");
@@ -88,7 +84,6 @@ async fn a_pooled_worktree_carries_nothing_of_its_former_session() {
     // And the work of the first one is safe.
     assert_eq!(rig.restore(one).await, "checkpoint");
     assert_eq!(fs::read_to_string(worktree.path.join("new.txt")).expect("new"), "new\n");
-    assert_eq!(fs::read_to_string(worktree.path.join("nested/file")).expect("nested"), "nested\n");
 }
 
 #[tokio::test]
@@ -169,7 +164,7 @@ async fn what_cannot_be_reset_goes_to_the_trash_and_what_is_spoilt_in_the_pool_i
 #[tokio::test]
 async fn a_reaper_killed_while_it_reset_a_worktree_is_finished_and_the_work_is_safe() {
     use millhand::model::worktree::Reason;
-    for step in ["begun", "half reset", "in the pool", "taken out of the pool"] {
+    for step in ["begun", "on its way", "half reset", "in the pool", "taken out of the pool"] {
         let rig = pooled_rig(1).await;
         let (one, worktree) = rig.worked().await;
         rig.close(one).await;
@@ -185,9 +180,17 @@ async fn a_reaper_killed_while_it_reset_a_worktree_is_finished_and_the_work_is_s
         let meta = mirror.path.join(format!("worktrees/s{one}"));
         match step {
             "begun" => {}
+            "on its way" => {
+                fs::remove_file(meta.join("millhand-ready")).expect("marker");
+                fs::rename(&meta, mirror.path.join("worktrees/p1-0123")).expect("index");
+            }
             "half reset" => {
                 fs::remove_file(meta.join("millhand-ready")).expect("marker");
-                fs::remove_file(worktree.path.join("new.txt")).expect("file");
+                fs::rename(&meta, mirror.path.join("worktrees/p1-0123")).expect("index");
+                let pool = rig.worktrees.home.pool(1);
+                fs::create_dir_all(&pool).expect("pool");
+                fs::rename(&worktree.path, pool.join("p1-0123")).expect("folder");
+                fs::remove_file(pool.join("p1-0123/new.txt")).expect("file");
             }
             _ => git.pool_worktree(&mirror, one, "p1-0123", &base).await.expect("pool"),
         }
@@ -206,7 +209,12 @@ async fn a_reaper_killed_while_it_reset_a_worktree_is_finished_and_the_work_is_s
             "killed when {step}"
         );
         rig.restore(one).await;
-        assert_worked(&worktree.path, false);
+        // Nothing was emptied yet where it was only on its way: it comes back from the trash.
+        assert_worked(&worktree.path, step == "on its way");
+        if step == "half reset" {
+            let left = rig.trash().into_iter().find(|slot| slot.join("worktree/ignored/cache").exists());
+            assert!(left.is_some(), "what was not emptied yet is in the trash");
+        }
         let two = rig.open().await;
         rig.turn(|path| assert_fresh(path, two)).await;
     }
@@ -236,4 +244,52 @@ async fn sessions_that_begin_at_once_share_no_pooled_worktree() {
         assert_eq!(mine, worktree.session_id.to_string());
     }
     assert_eq!(names(&rig.worktrees.home.pool(1)).len(), 0);
+}
+
+#[tokio::test]
+async fn what_a_checkpoint_does_not_hold_goes_to_the_trash_and_not_to_the_pool() {
+    let rig = pooled_rig(5).await;
+    // A repository in the repository: its history is in no checkpoint.
+    let one = rig.open().await;
+    let nested = rig
+        .turn(|path| {
+            work(path);
+            fs::create_dir(path.join("nested")).expect("folder");
+            git(&path.join("nested"), &["init", "-q"]).expect("init");
+            fs::write(path.join("nested/file"), "nested\n").expect("write");
+        })
+        .await;
+    // What came after the last turn.
+    let (two, late) = rig.worked().await;
+    fs::write(late.path.join("late.txt"), "late\n").expect("write");
+    let (three, _) = rig.worked().await;
+    for session in [one, two, three] {
+        rig.close(session).await;
+    }
+    rig.later().await;
+    assert_eq!(rig.round().await, [Outcome::Trashed, Outcome::Trashed, Outcome::Pooled]);
+    for session in [one, two] {
+        assert_eq!(rig.restore(session).await, "trash");
+    }
+    assert_worked(&nested.path, true);
+    assert!(nested.path.join("nested/.git/HEAD").exists());
+    assert_worked(&late.path, true);
+}
+
+#[tokio::test]
+async fn a_session_that_is_restored_does_not_touch_the_pooled_folder_that_was_its_own() {
+    let rig = pooled_rig(1).await;
+    let (one, worktree) = rig.worked().await;
+    rig.close(one).await;
+    rig.later().await;
+    assert_eq!(rig.round().await, [Outcome::Pooled]);
+    assert_eq!(rig.row(one).await.slot, None);
+    // As an older version recorded it.
+    let slot = "(SELECT slot FROM millhand.worktrees WHERE state = 'pooled')";
+    rig.sql(&format!("UPDATE millhand.worktrees SET slot = {slot} WHERE state = 'gone'")).await;
+    assert_eq!(rig.restore(one).await, "checkpoint");
+    assert_worked(&worktree.path, false);
+    assert_eq!(names(&rig.worktrees.home.pool(1)).len(), 1, "it may be taken by another session at this moment");
+    let two = rig.open().await;
+    rig.turn(|path| assert_fresh(path, two)).await;
 }

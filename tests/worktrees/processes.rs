@@ -106,3 +106,19 @@ async fn a_server_that_serves_other_worktrees_too_is_not_ended_for_an_open_file(
     assert_eq!(rig.round().await, [Outcome::Trashed], "nobody gets it while somebody may write to it");
     assert!(is_alive(server.0.id()));
 }
+
+#[tokio::test]
+async fn a_link_in_the_place_of_a_worktree_does_not_have_others_processes_ended() {
+    let rig = Rig::new().await;
+    let (_, worktree) = closed(&rig).await;
+    let others = rig.worktrees.home.agent_folder(2);
+    fs::create_dir_all(&others).expect("folder");
+    let marker = format!("{HOST}.0123");
+    let pid = stray(&others, "exec sleep 1000", &[("MILLHAND_FAMILY", marker.as_str()), ("OPENCODE_PID", "1")]);
+    fs::rename(&worktree.path, worktree.path.with_file_name("moved")).expect("rename");
+    std::os::unix::fs::symlink(rig.worktrees.home.root().join("agents"), &worktree.path).expect("link");
+    let outcome = rig.round().await;
+    assert!(matches!(&outcome[..], [Outcome::Problem(_)]), "{outcome:?}");
+    assert!(is_alive(pid));
+    rustix_kill(pid);
+}

@@ -68,8 +68,35 @@ async fn measuring_is_bounded() {
         }
     }
     let git = &rig.worktrees.git;
+    let insert = "INSERT INTO millhand.worktrees (last_session_id, project, project_id, host_id, path, branch, base_commit, state) \
+                  SELECT n, 'acme', 1, $1, '/nowhere/s' || n, 'b', repeat('ab', 20), 'ready' FROM generate_series(1001, 1100) n";
+    rig.db.client().await.expect("client").execute(insert, &[&super::HOST]).await.expect("insert");
+    rig.round().await;
+    let unmeasured = "SELECT count(*) FROM millhand.worktrees WHERE measured_at IS NULL";
+    assert_eq!(rig.one::<i64>(unmeasured).await, 0, "many small ones in one round");
     let whole = git.disk_use(&worktree.path, 100_000).await.expect("measure");
     assert!(!whole.at_least && whole.entries > 500, "{whole:?}");
     let part = git.disk_use(&worktree.path, 100).await.expect("measure");
     assert!(part.at_least && part.entries <= 100 && part.bytes < whole.bytes, "{part:?}");
+}
+
+#[tokio::test]
+async fn without_grace_what_was_moved_aside_to_make_room_keeps_its_own() {
+    let mut rig = Rig::new().await;
+    let session = of_size(&rig, 8).await;
+    rig.round().await;
+    rig.worktrees.settings.quota = Some(1_000_000);
+    rig.later().await;
+    assert_eq!(rig.round().await, [Outcome::Trashed]);
+    let plan = rig.worktrees.plan(None, false, true).await.expect("plan");
+    for one in plan {
+        let outcome = rig.worktrees.reap(&one.row, None).await.expect("reap");
+        assert!(matches!(outcome, Outcome::Stays(_)), "{outcome:?}");
+    }
+    assert_eq!(rig.restore(session).await, "trash");
+    // One that is closed goes at once.
+    rig.worktrees.settings.quota = None;
+    rig.close(session).await;
+    let plan = rig.worktrees.plan(None, false, true).await.expect("plan");
+    assert_eq!(rig.worktrees.reap(&plan[0].row, None).await.expect("reap"), Outcome::Trashed);
 }

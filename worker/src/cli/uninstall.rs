@@ -73,6 +73,7 @@ fn parts(home: &Home) -> Vec<(PathBuf, &'static str)> {
         (home.root().join("agents"), "worktrees and agents' data"),
         (home.mirrors(), "copies of your repositories"),
         (home.trash(), "worktrees that were moved aside"),
+        (home.root().join("pool"), "worktrees that wait for a session"),
         (home.root().join("demo"), "the demo's database and worktrees"),
         (home.root().join("demo-repository"), "the demo's sample repository"),
         (home.tools(), "opencode and PostgreSQL, as far as setup installed them"),
@@ -127,13 +128,13 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let home = Home::new(folder.path().join("home"));
         let theirs = folder.path().join("theirs");
-        for path in [home.private(), home.mirrors(), theirs.clone(), home.root().join("notes")] {
+        for path in [home.private(), home.mirrors(), home.pool(1), theirs.clone(), home.root().join("notes")] {
             fs::create_dir_all(path).expect("folder");
         }
         fs::write(theirs.join("file"), "x").expect("file");
         std::os::unix::fs::symlink(&theirs, home.tools()).expect("link");
         let paths: Vec<_> = parts(&home).into_iter().map(|(path, _)| path).collect();
-        assert_eq!(paths, [home.mirrors(), home.tools(), home.private()]);
+        assert_eq!(paths, [home.mirrors(), home.root().join("pool"), home.tools(), home.private()]);
         remove(&paths, home.root()).expect("removed");
         assert!(theirs.join("file").exists() && home.root().join("notes").exists());
         assert!(!home.private().exists() && fs::symlink_metadata(home.tools()).is_err());

@@ -181,11 +181,7 @@ async fn reap(context: &Context, database: &Database, worktrees: &Worktrees, arg
         ids.push(row_of(worktrees, *id).await?.id);
     }
     let named = !ids.is_empty();
-    let mut worktrees = worktrees.clone();
-    if arguments.no_grace {
-        worktrees.timings.reap_grace = Duration::ZERO;
-    }
-    let plan = worktrees.plan(named.then_some(ids), named).await?;
+    let plan = worktrees.plan(named.then_some(ids), named, arguments.no_grace).await?;
     if arguments.dry_run {
         return print_plan(context, &plan, named);
     }
@@ -204,7 +200,7 @@ async fn reap(context: &Context, database: &Database, worktrees: &Worktrees, arg
             }
             done
         }
-        Err(_) => ask_worker(database, &worktrees, &going).await?,
+        Err(_) => ask_worker(database, worktrees, &going).await?,
     };
     for (id, outcome) in &done {
         let words = outcome_in_words(outcome);

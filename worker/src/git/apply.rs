@@ -9,9 +9,8 @@ use super::{
     Git, GitError, Mirror, blocking,
     diff::{self, Change},
     error::Context,
-    mirror,
-    store_object::Objects,
-    walk,
+    mirror, names,
+    store_object::{Objects, Proof},
 };
 use crate::model::apply;
 
@@ -303,7 +302,7 @@ fn conflicts(output: &[u8]) -> Vec<Conflict> {
 fn check(repository: &Repository, change: &Change) -> Result<(), GitError> {
     let Some(new) = &change.new else { return Ok(()) };
     let shown = new.path.escape_ascii();
-    let bad = |name: &[u8]| matches!(name, b"" | b"." | b"..") || !walk::is_valid_name(name);
+    let bad = |name: &[u8]| matches!(name, b"" | b"." | b"..") || !names::is_valid_name(name);
     if new.path.split(|byte| *byte == b'/').any(bad) {
         return Err(GitError::refused(format!("{shown} is no path that may be written")));
     }
@@ -351,7 +350,7 @@ pub(super) fn with_changes(repository: &Repository, base: Option<&str>, changes:
     let edits: Vec<_> = edits.into_iter().collect();
     let tree = base.map(|base| repository.find_object(Oid::from_str(base)?, None)?.peel_to_tree());
     let tree = tree.transpose().doing("read the base")?.map(|tree| tree.id());
-    let objects = Objects::of(repository)?;
+    let objects = Objects::of(repository, Proof::Name)?;
     match edited(repository, &objects, tree, &edits)? {
         Some(tree) => Ok(tree),
         None => objects.put_tree(&[]),

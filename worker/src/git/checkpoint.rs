@@ -10,10 +10,10 @@ use git2::{Index, Oid};
 use super::{
     Git, GitError, Mirror, Worktree, blocking,
     command::QUERY_LIMIT,
-    error::Context,
+    error::{Context, PathContext},
     mirror,
     stat_cache::StatCache,
-    store_object::Objects,
+    store_object::{Objects, Proof},
     walk::{Entry, Walk, Walked},
     worktree::Place,
 };
@@ -44,7 +44,7 @@ impl Git {
         message: &str,
     ) -> Result<Checkpoint, GitError> {
         let reference = format!("refs/millhand/sessions/{}/{task_id}", worktree.session_id);
-        self.checkpoint_to(mirror, worktree, reference, message).await
+        self.checkpoint_to(mirror, worktree, reference, message, Lasting::Written).await
     }
 
     /// The same on any ref.
@@ -54,6 +54,7 @@ impl Git {
         worktree: &Worktree,
         reference: String,
         message: &str,
+        lasting: Lasting,
     ) -> Result<Checkpoint, GitError> {
         let place = Place::of(self, mirror, worktree.session_id);
         let lock = self.lock_session(worktree.session_id).await?;
@@ -64,6 +65,7 @@ impl Git {
             base: worktree.base_commit.clone(),
             reference,
             message: message.to_owned(),
+            lasting,
         };
         let runtime = tokio::runtime::Handle::current();
         blocking(move || {
@@ -74,6 +76,15 @@ impl Git {
     }
 }
 
+/// What a checkpoint has to survive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lasting {
+    /// A kill: the worktree stays.
+    Written,
+    /// A loss of power: the worktree goes next, and there is nothing else left of it.
+    Flushed,
+}
+
 struct Work {
     git: Git,
     mirror: PathBuf,
@@ -81,6 +92,7 @@ struct Work {
     base: String,
     reference: String,
     message: String,
+    lasting: Lasting,
 }
 
 impl Work {
@@ -89,9 +101,14 @@ impl Work {
         self.place.remove_stale_lock()?;
         mirror::remove_stale_lock(&self.mirror.join(format!("{}.lock", self.reference)))?;
         let repository = mirror::open(&self.mirror)?;
-        let objects = Objects::of(&repository)?;
         let index = self.place.meta.join("index");
-        let known = StatCache::read(&index)?;
+        let mut known = StatCache::read(&index)?;
+        let has_restarted = self.place.has_restarted();
+        if has_restarted {
+            known.distrust();
+        }
+        // Objects are not flushed one by one: those of a turn before a loss of power may have a name and no content.
+        let objects = Objects::of(&repository, if has_restarted { Proof::Content } else { Proof::Name })?;
         let lfs = self.mirror.join("lfs");
         let checkout_bytes = |path: &[u8], id: Oid| runtime.block_on(self.checkout_bytes(path, id));
         let walked = Walk::new(&objects, &known, &lfs, &checkout_bytes).run(folder.as_fd())?;
@@ -99,6 +116,9 @@ impl Work {
         // After the commit: an index that is ahead of its checkpoint would be no harm, but one that is lost is only slower.
         let mut notes = walked.notes.clone();
         write_index(&index, &known, &walked, &mut notes)?;
+        if has_restarted {
+            self.place.write_boot()?;
+        }
         notes.sort();
         notes.dedup();
         Ok(Checkpoint { commit: commit.to_string(), tree: walked.tree.to_string(), notes, flagged: walked.flagged })
@@ -108,11 +128,15 @@ impl Work {
         let make = || {
             let base = repository.find_commit(Oid::from_str(&self.base)?)?;
             let who = git2::Signature::now("Millhand", "millhand@localhost")?;
-            let id = repository.commit(None, &who, &who, &self.message, &repository.find_tree(tree)?, &[&base])?;
-            repository.reference(&self.reference, id, true, "checkpoint")?;
-            Ok(id)
+            repository.commit(None, &who, &who, &self.message, &repository.find_tree(tree)?, &[&base])
         };
-        make().doing("commit the checkpoint")
+        let id = make().doing("commit the checkpoint")?;
+        if self.lasting == Lasting::Flushed {
+            let mirror = std::fs::File::open(&self.mirror).on("open", &self.mirror)?;
+            rustix::fs::syncfs(&mirror).on("flush", &self.mirror)?;
+        }
+        repository.reference(&self.reference, id, true, "checkpoint").doing("name the checkpoint")?;
+        Ok(id)
     }
 
     /// The attributes are the base's: that is what the file was checked out by. No filter is configured, so only the encoding is applied.

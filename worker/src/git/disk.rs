@@ -24,13 +24,11 @@ pub struct DiskUse {
 impl Git {
     /// Adds up a folder, looking at so many names at most. What cannot be read counts nothing.
     pub async fn disk_use(&self, folder: &Path, most_entries: u64) -> Result<DiskUse, GitError> {
-        let folder = folder.to_owned();
+        let (home, folder) = (self.home().root().to_owned(), folder.to_owned());
         blocking(move || {
             let mut sum = DiskUse::default();
-            if let Ok(top) = fs::symlink_metadata(&folder)
-                && top.is_dir()
-                && let Ok(opened) = fs::File::open(&folder)
-            {
+            // Never by its path alone: an agent could have put a pipe there, or a link.
+            if let Ok(opened) = folder::open_beneath(&home, &folder) {
                 add(opened.as_fd(), &mut sum, most_entries, 0);
             }
             Ok(sum)

@@ -10,7 +10,7 @@ use std::{
     path::{Component, Path},
 };
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, openat, renameat, statat, unlinkat};
 
 use super::{GitError, error::PathContext};
 
@@ -26,10 +26,14 @@ pub(super) fn open_beneath(root: &Path, path: &Path) -> Result<OwnedFd, GitError
     let mut folder: OwnedFd = fs::File::open(root).on("open", root)?.into();
     for part in below.components() {
         let Component::Normal(name) = part else { return Err(planted()) };
-        folder = match open_folder(&folder, name.as_bytes()) {
+        folder = match open_even_if_closed(folder.as_fd(), name.as_bytes()) {
             Ok(next) => next,
-            Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => return Err(planted()),
-            Err(error) => return Err(error).on("open", path),
+            Err(error) => {
+                return match rustix::io::Errno::from_io_error(&error) {
+                    Some(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR) => Err(planted()),
+                    _ => Err(error).on("open", path),
+                };
+            }
         };
     }
     Ok(folder)
@@ -103,14 +107,35 @@ pub(super) fn open_even_if_closed(parent: BorrowedFd<'_>, name: &[u8]) -> io::Re
     match open_folder(parent, name) {
         Err(rustix::io::Errno::ACCESS) => {
             // By descriptor: a name could have become a link by now.
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let handle = openat(parent, name, flags, Mode::empty())?;
-            let by_descriptor = format!("/proc/self/fd/{}", handle.as_raw_fd());
-            fs::set_permissions(by_descriptor, fs::Permissions::from_mode(0o700))?;
+            unlock(&handle_of(parent, name)?)?;
             Ok(open_folder(parent, name)?)
         }
         other => Ok(other?),
     }
+}
+
+/// Whoever moves a folder elsewhere writes its `..`: gives us permission for that. What is no folder needs none.
+pub(super) fn make_movable(parent: impl AsFd, name: &[u8]) -> io::Result<()> {
+    match handle_of(parent, name) {
+        Ok(handle) => unlock(&handle),
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR | rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A descriptor for a folder that may be closed to us.
+fn handle_of(parent: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    openat(parent, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Lets us list, write and go through a folder, if it does not already.
+pub(super) fn unlock(folder: impl AsFd) -> io::Result<()> {
+    let mode = fstat(&folder)?.st_mode & 0o7777;
+    if mode & 0o700 == 0o700 {
+        return Ok(());
+    }
+    let by_descriptor = format!("/proc/self/fd/{}", folder.as_fd().as_raw_fd());
+    fs::set_permissions(by_descriptor, fs::Permissions::from_mode(mode | 0o700))
 }
 
 fn gone_is_fine(error: rustix::io::Errno) -> io::Result<()> {

@@ -130,9 +130,8 @@ impl Git {
             {
                 return Ok(false);
             }
-            let theirs = refs(&source, &["refs/heads/", "refs/tags/", "refs/remotes/"], "refs/")?;
-            let ours =
-                refs(&mirror, &["refs/mirror/heads/", "refs/mirror/tags/", "refs/mirror/remotes/"], "refs/mirror/")?;
+            let theirs = refs(&source, "refs/", &["heads/", "tags/", "remotes/"])?;
+            let ours = refs(&mirror, "refs/mirror/", &["heads/", "tags/", "remotes/"])?;
             Ok(theirs == ours)
         })
         .await
@@ -265,16 +264,17 @@ fn path_of(remote: &str) -> Option<&str> {
     path.starts_with('/').then_some(path)
 }
 
-fn refs(repository: &Repository, prefixes: &[&str], cut: &str) -> Result<BTreeMap<Vec<u8>, git2::Oid>, GitError> {
+/// Refs below `below` with one of these prefixes, without `below`. Of ours, which grow with every turn, none is read that is elsewhere.
+fn refs(repository: &Repository, below: &str, prefixes: &[&str]) -> Result<BTreeMap<Vec<u8>, git2::Oid>, GitError> {
     let mut found = BTreeMap::new();
-    for reference in repository.references().doing("list refs")? {
+    for reference in repository.references_glob(&format!("{below}*")).doing("list refs")? {
         let reference = reference.doing("list refs")?;
-        let name = reference.name_bytes();
+        let Some(name) = reference.name_bytes().strip_prefix(below.as_bytes()) else { continue };
         if prefixes.iter().any(|prefix| name.starts_with(prefix.as_bytes()))
             && let Ok(resolved) = reference.resolve()
             && let Some(target) = resolved.target()
         {
-            found.insert(name[cut.len()..].to_owned(), target);
+            found.insert(name.to_owned(), target);
         }
     }
     Ok(found)
@@ -351,7 +351,7 @@ fn branch_base(repository: &Repository, name: String) -> Result<Base, GitError> 
             Err(source) => return Err(GitError::Library { what: "read the base branch", source }),
         }
     }
-    let known = refs(repository, &["refs/mirror/heads/"], "refs/mirror/heads/")?;
+    let known = refs(repository, "refs/mirror/heads/", &[""])?;
     let mut near: Vec<(usize, String)> = known
         .into_keys()
         .filter_map(|known| String::from_utf8(known).ok())

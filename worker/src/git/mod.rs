@@ -10,9 +10,9 @@
 //! - see the user's git configuration, except to reach a remote;
 //! - import `store` or `agent`.
 //!
-//! Map: [`source`] says what a path or URL is · [`mirror`] keeps our clone · [`worktree`] makes a session's folder,
+//! Map: [`source`] says what a path or URL is · [`mirror`] keeps our clone · [`worktree`] makes a session's folder, [`session_refs`] names its commits,
 //! [`agent_repository`] its `.git`, [`trash`] moves it aside and back, [`pool`] resets it for another session · [`checkpoint`] turns the folder into a commit, by [`walk`], [`rules`] (ignore and
-//! attributes) and [`normalise`] (line ends, LFS) · [`diff`] measures it, [`patch`] writes what `git apply` reads · [`apply`] makes a commit of
+//! attributes), [`names`] (those that no tree may have) and [`normalise`] (line ends, LFS) · [`diff`] measures it, [`patch`] writes what `git apply` reads · [`apply`] makes a commit of
 //! what was approved, [`land`] brings it to the user's branch and [`checkouts`] to where that is checked out, [`push`] to a remote, [`rebase`] to the
 //! session's own worktree ·
 //! [`command`] starts every git process · [`folder`] goes through folders without following links.
@@ -31,6 +31,7 @@ mod folder;
 mod land;
 mod lock;
 mod mirror;
+mod names;
 mod normalise;
 mod patch;
 mod pool;
@@ -38,6 +39,7 @@ mod push;
 mod rebase;
 mod rebuild;
 mod rules;
+mod session_refs;
 mod source;
 mod stat_cache;
 mod store_object;

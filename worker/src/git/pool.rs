@@ -1,15 +1,14 @@
 //! Worktrees that are given to another session: reset to a commit, with nothing of the session before left in them.
 //!
-//! While one waits it lies in `pool/`, where no agent can write, and has no session. Anything that is not as it should be is an error:
-//! the caller then moves the folder to the trash.
+//! While one waits it lies in `pool/`, where no agent can write, and has no session. It is emptied and checked out there, never where an
+//! agent can. Anything that is not as it should be is an error: the caller then moves the folder to the trash.
 
-use std::fs;
+use std::{fs, os::fd::OwnedFd};
 
 use super::{
     Base, Git, GitError, Mirror, Worktree, blocking,
     error::PathContext,
     folder,
-    lock::Lock,
     stat_cache::StatCache,
     sweep,
     worktree::{MARKER, Place},
@@ -26,17 +25,12 @@ impl Git {
         session_id: i64,
         base: &Base,
     ) -> Result<Worktree, GitError> {
-        let (from, to) = (Place::of(self, mirror, old.session_id), Place::of(self, mirror, session_id));
-        // In order of id, so that two resets never wait for each other.
-        let first = self.lock_session(old.session_id.min(session_id)).await?;
-        let second = match old.session_id == session_id {
-            true => None,
-            false => Some(self.lock_session(old.session_id.max(session_id)).await?),
-        };
-        self.reset(from, to, base, second.as_ref().unwrap_or(&first)).await
+        let slot = format!("reset-s{}", old.session_id);
+        self.pool_worktree(mirror, old.session_id, &slot, base).await?;
+        self.take_pooled(mirror, &slot, session_id, base).await
     }
 
-    /// Resets a session's worktree and moves it to the pool, under this name. The session has none then.
+    /// Moves a session's worktree to the pool, under this name, and resets it there. The session has none then.
     pub async fn pool_worktree(
         &self,
         mirror: &Mirror,
@@ -46,9 +40,11 @@ impl Git {
     ) -> Result<(), GitError> {
         let lock = self.lock_session(session_id).await?;
         let (from, to) = (Place::of(self, mirror, session_id), Place::pooled(self, mirror, slot));
-        let parent = self.home().pool(mirror.project_id);
-        fs::create_dir_all(&parent).on("create", &parent)?;
-        self.reset(from, to, base, &lock).await.map(drop)
+        {
+            let to = to.clone();
+            blocking(move || from.move_into_pool(&to)).await?;
+        }
+        self.fill(&to, &to.path, base, &base.commit, &lock).await
     }
 
     /// Whether a worktree lies whole in the pool.
@@ -67,9 +63,13 @@ impl Git {
     ) -> Result<Worktree, GitError> {
         let lock = self.lock_session(session_id).await?;
         let (from, to) = (Place::pooled(self, mirror, slot), Place::of(self, mirror, session_id));
-        let parent = self.home().agent_folder(mirror.project_id).join("worktrees");
-        fs::create_dir_all(&parent).on("create", &parent)?;
-        self.reset(from, to, base, &lock).await
+        let at = from.path.clone();
+        {
+            let to = to.clone();
+            blocking(move || from.leave_pool(&to)).await?;
+        }
+        self.fill(&to, &at, base, &base.commit, &lock).await?;
+        Ok(to.worktree(base))
     }
 
     /// Removes what is left of a pooled worktree; it holds nobody's work.
@@ -83,45 +83,47 @@ impl Git {
         })
         .await
     }
-
-    async fn reset(&self, from: Place, to: Place, base: &Base, lock: &Lock) -> Result<Worktree, GitError> {
-        {
-            let to = to.clone();
-            blocking(move || from.hand_over(&to)).await?;
-        }
-        self.check_out(&to, &base.commit, lock).await?;
-        let (base, building) = (base.clone(), self.building());
-        blocking(move || {
-            if to.session_id != 0 {
-                to.keep_base(&base)?;
-            }
-            to.write_agent_repository(&base, &building)?;
-            to.write_marker(&base)?;
-            Ok(to.worktree(&base))
-        })
-        .await
-    }
 }
 
 impl Place {
-    /// Empties the folder of all but tracked files, and renames folder and index for the next session.
-    fn hand_over(&self, to: &Self) -> Result<(), GitError> {
-        self.read_marker()
-            .ok_or_else(|| GitError::NoWorktree { session_id: self.session_id, path: self.path.clone() })?;
-        // Before its marker goes: a folder that cannot be gone through stays whole.
-        let folder = self.open()?;
+    /// Moves the folder out of the agents' reach, and only there empties it of all but tracked files.
+    fn move_into_pool(&self, to: &Self) -> Result<(), GitError> {
+        // Before its marker goes: what cannot be gone through stays whole.
+        let (folder, known) = self.open_whole()?;
+        let (old, new) = (self.open_parent()?, to.make_parent()?);
+        to.set_aside()?;
+        to.forget()?;
+        self.remove_stale_lock()?;
+        let _ = fs::remove_file(self.meta.join(MARKER));
+        fs::rename(&self.meta, &to.meta).on("rename", &to.meta)?;
+        folder::unlock(&folder).on("open", &self.path)?;
+        rustix::fs::renameat(&old, self.name(), &new, to.name()).on("rename", &to.path)?;
+        to.describe(&to.meta)?;
+        to.empty(&folder, &known)
+    }
+
+    /// Gives the index to a session; the folder stays in the pool until it is ready.
+    fn leave_pool(&self, to: &Self) -> Result<(), GitError> {
+        let (folder, known) = self.open_whole()?;
         let _ = fs::remove_file(self.meta.join(MARKER));
         self.remove_stale_lock()?;
-        folder::remove(&folder, b".git").on("remove the .git in", &self.path)?;
-        sweep::sweep(&folder, &StatCache::read(&self.meta.join("index"))?).on("empty", &self.path)?;
-        if self.path != to.path {
-            let (old, new) = (self.open_parent()?, to.open_parent()?);
-            folder::remove(&new, to.name()).on("remove", &to.path)?;
-            to.forget()?;
-            fs::rename(&self.meta, &to.meta).on("rename", &to.meta)?;
-            rustix::fs::renameat(&old, self.name(), &new, to.name()).on("rename", &to.path)?;
-            to.describe(&to.meta)?;
-        }
-        Ok(())
+        self.empty(&folder, &known)?;
+        to.set_aside()?;
+        to.forget()?;
+        fs::rename(&self.meta, &to.meta).on("rename", &to.meta)?;
+        to.describe(&to.meta)
+    }
+
+    /// The folder of a worktree that is whole, and its index.
+    fn open_whole(&self) -> Result<(OwnedFd, StatCache), GitError> {
+        self.read_marker()
+            .ok_or_else(|| GitError::NoWorktree { session_id: self.session_id, path: self.path.clone() })?;
+        Ok((self.open()?, StatCache::read(&self.meta.join("index"))?))
+    }
+
+    fn empty(&self, folder: &OwnedFd, known: &StatCache) -> Result<(), GitError> {
+        folder::unlock(folder).on("open", &self.path)?;
+        folder::remove(folder, b".git").on("remove the .git in", &self.path)?;
+        sweep::sweep(folder, known).on("empty", &self.path)
     }
 }

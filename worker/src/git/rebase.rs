@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, Mode, RenameFlags, mkdirat, renameat_with, unlinkat};
 use super::{
     Base, Git, GitError, Merged, Mirror, Worktree, apply, blocking,
     checkouts::{self, Difference},
+    checkpoint::Lasting,
     diff::Change,
     error::{Context, PathContext},
     folder, mirror,
@@ -52,7 +53,7 @@ impl Git {
         let worktree = place.worktree(&base);
         let reference = format!("refs/millhand/rebased/{}", worktree.session_id);
         let message = format!("s{} before it moved to {}", worktree.session_id, onto.commit);
-        let before = self.checkpoint_to(mirror, &worktree, reference.clone(), &message).await?;
+        let before = self.checkpoint_to(mirror, &worktree, reference.clone(), &message, Lasting::Written).await?;
         let after = match self.merge(mirror, &base.commit, Some(&onto.commit), &before.tree).await? {
             Merged::Clean(tree) => tree,
             Merged::Conflicts(conflicts) => {
@@ -66,7 +67,7 @@ impl Git {
                 return Ok(moved);
             }
             // The index learns of what was written.
-            self.checkpoint_to(mirror, &worktree, reference, &message).await?;
+            self.checkpoint_to(mirror, &worktree, reference, &message, Lasting::Written).await?;
         }
         let (building, onto) = (self.building(), onto.clone());
         let index = self.index_of(mirror, &place, &onto.commit).await?;
@@ -124,13 +125,13 @@ impl Git {
         };
         let reference = format!("refs/millhand/rolled-back/{}", worktree.session_id);
         let message = format!("s{} before it was rolled back", worktree.session_id);
-        let before = self.checkpoint_to(mirror, &worktree, reference, &message).await?;
+        let before = self.checkpoint_to(mirror, &worktree, reference, &message, Lasting::Written).await?;
         if after == before.tree {
             return Ok(Rebased::Yes);
         }
         let moved = self.write_difference(mirror, &place, &before.tree, &after).await?;
         let reference = format!("refs/millhand/rebased/{}", worktree.session_id);
-        self.checkpoint_to(mirror, &worktree, reference, &message).await?;
+        self.checkpoint_to(mirror, &worktree, reference, &message, Lasting::Written).await?;
         Ok(moved)
     }
 
@@ -285,7 +286,7 @@ impl Place {
             Err(rustix::io::Errno::NOENT) => false,
             Err(error) => return Err(error).on("set the .git aside of", &self.path),
         };
-        self.write_agent_repository_with(base, building, index)?;
+        self.write_agent_repository_with(base, building, &folder, index)?;
         if had {
             // One is enough: what an earlier apply kept goes.
             let aside = fs::File::open(aside.path()).on("open", aside.path())?;

@@ -30,6 +30,11 @@ impl StatCache {
         Ok(Self { entries: index.iter().collect(), written })
     }
 
+    /// From now on, no file is surely what its entry says.
+    pub(super) fn distrust(&mut self) {
+        self.written = (0, 0);
+    }
+
     /// Everything known, in the order of an index.
     pub(super) fn entries(&self) -> &[IndexEntry] {
         &self.entries

@@ -7,14 +7,15 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
 };
 
-use rustix::fs::{AtFlags, FileType, statat};
+use rustix::fs::{AtFlags, FileType, Stat, statat};
 
 use super::{
     folder,
     stat_cache::{GITLINK, StatCache},
 };
 
-/// Removes what the index does not know. Content is not looked at: the checkout that follows mends it.
+/// Removes what the index does not know, and tracked files that a checkout would not have made so: with a second name elsewhere, or with
+/// odd permissions. Content is not looked at: the checkout that follows mends it.
 pub(super) fn sweep(folder: impl AsFd, known: &StatCache) -> io::Result<()> {
     sweep_below(folder.as_fd(), known, &mut Vec::new(), 0)
 }
@@ -34,14 +35,25 @@ fn sweep_below(folder: BorrowedFd<'_>, known: &StatCache, path: &mut Vec<u8>, de
             rustix::fs::mkdirat(folder, &name, rustix::fs::Mode::from_raw_mode(0o755))?;
         } else if is_folder && depth < folder::DEEPEST && !known.below(path).is_empty() {
             let inner = folder::open_even_if_closed(folder, &name)?;
-            if found.st_mode & 0o300 != 0o300 {
+            if !matches!(found.st_mode & 0o7777, 0o700 | 0o755 | 0o775) {
                 rustix::fs::fchmod(&inner, rustix::fs::Mode::from_raw_mode(0o755))?;
             }
             sweep_below(inner.as_fd(), known, path, depth + 1)?;
-        } else if is_folder || entry.is_none() {
+        } else if is_folder || entry.is_none() || is_odd(&found) {
             folder::remove(folder, &name)?;
         }
         path.truncate(length);
     }
     Ok(())
+}
+
+/// Whether a tracked name is more than a checkout makes of it. Links have no permissions of their own.
+fn is_odd(found: &Stat) -> bool {
+    match FileType::from_raw_mode(found.st_mode) {
+        FileType::RegularFile => {
+            found.st_nlink > 1 || !matches!(found.st_mode & 0o7777, 0o600 | 0o700 | 0o644 | 0o755 | 0o664 | 0o775)
+        }
+        FileType::Symlink => found.st_nlink > 1,
+        _ => true,
+    }
 }

@@ -6,16 +6,18 @@
 
 use std::{
     fs,
-    os::unix::fs::DirBuilderExt,
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
 use super::{
     Base, Checkpoint, Git, GitError, Mirror, Worktree, blocking,
+    checkpoint::Lasting,
     error::{Context, PathContext},
     folder,
     lock::Lock,
     mirror,
+    session_refs::reaped,
     worktree::Place,
 };
 
@@ -86,6 +88,12 @@ impl Git {
         blocking(move || Ok(place.is_whole() && place.is_there())).await
     }
 
+    /// Whether there is a folder in the session's place, whole or not.
+    pub async fn is_in_place(&self, mirror: &Mirror, session_id: i64) -> Result<bool, GitError> {
+        let place = Place::of(self, mirror, session_id);
+        blocking(move || Ok(place.is_there())).await
+    }
+
     /// Whether a slot of the trash holds a folder.
     pub async fn is_in_trash(&self, slot: &str) -> Result<bool, GitError> {
         let slot = self.slot(slot)?;
@@ -107,7 +115,7 @@ impl Git {
     ) -> Result<(Checkpoint, bool), GitError> {
         let reference = reaped(worktree.session_id);
         let message = format!("s{} before its worktree was reaped", worktree.session_id);
-        let kept = self.checkpoint_to(mirror, worktree, reference, &message).await?;
+        let kept = self.checkpoint_to(mirror, worktree, reference, &message, Lasting::Flushed).await?;
         let place = Place::of(self, mirror, worktree.session_id);
         let (path, base, tree) = (mirror.path.clone(), worktree.base_commit.clone(), kept.tree.clone());
         let differs = blocking(move || {
@@ -125,8 +133,14 @@ impl Git {
         let place = Place::of(self, mirror, session_id);
         let slot = self.slot(slot)?;
         let _lock = self.lock_session(session_id).await?;
-        self.prepare_trash()?;
         blocking(move || place.move_to_slot(&slot)).await
+    }
+
+    /// The same for one that lies in the pool.
+    pub async fn trash_pooled(&self, mirror: &Mirror, pooled: &str, slot: &str) -> Result<(), GitError> {
+        let place = Place::pooled(self, mirror, pooled);
+        let slot = self.slot(slot)?;
+        blocking(move || if place.is_there() { place.move_to_slot(&slot) } else { Ok(()) }).await
     }
 
     /// Brings a session's worktree back: from its slot of the trash with all that was in it, else as of its last checkpoint.
@@ -150,35 +164,12 @@ impl Git {
         let start = checkpoint.unwrap_or(&base.commit);
         match found {
             Found::Whole => {}
-            Found::FilesOnly => {
-                // The files stay as they are: only the index is made, with nothing in it that could pass for a look at them.
-                let read = self.plain("make the worktree's index").git_dir(&place.meta);
-                read.args(["read-tree", "--reset", start]).holding(&lock)?.run().await?;
-                super::write_whole(&place.meta.join("HEAD"), format!("{start}\n").as_bytes())?;
-                self.finish_restoring(&place, base, false).await?;
-            }
-            Found::Nothing => {
-                let empty = place.clone();
-                blocking(move || empty.start_over(&empty.open_parent()?)).await?;
-                self.check_out(&place, start, &lock).await?;
-                self.finish_restoring(&place, base, true).await?;
-            }
+            Found::FilesOnly => self.adopt(&place, base, start, &lock).await?,
+            Found::Nothing => self.build_worktree(&place, base, start, &lock).await?,
         }
         drop(lock);
         // The agent's repository may be damaged, or missing: that is mended as for any other worktree.
         self.create_worktree(mirror, session_id, base).await
-    }
-
-    async fn finish_restoring(&self, place: &Place, base: &Base, with_repository: bool) -> Result<(), GitError> {
-        let (place, base, building) = (place.clone(), base.clone(), self.building());
-        blocking(move || {
-            place.keep_base(&base)?;
-            if with_repository {
-                place.write_agent_repository(&base, &building)?;
-            }
-            place.write_marker(&base)
-        })
-        .await
     }
 
     /// Removes a slot of the trash for good. From its first step on, nothing can be restored from it.
@@ -202,14 +193,6 @@ impl Git {
         .await
     }
 
-    fn prepare_trash(&self) -> Result<(), GitError> {
-        let trash = self.home().trash();
-        if trash.is_dir() {
-            return Ok(());
-        }
-        fs::DirBuilder::new().mode(0o700).recursive(true).create(&trash).on("create", &trash)
-    }
-
     /// The path of a slot; names are ours, and never paths.
     fn slot(&self, name: &str) -> Result<PathBuf, GitError> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
@@ -220,9 +203,12 @@ impl Git {
     }
 }
 
-/// The ref that keeps what was in a worktree when it was reaped.
-pub(super) fn reaped(session_id: i64) -> String {
-    format!("refs/millhand/reaped/{session_id}")
+/// Nobody but us may look into the trash.
+pub(super) fn prepare_trash(trash: &Path) -> Result<(), GitError> {
+    if trash.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(trash).on("create", trash)
 }
 
 /// What is there of a worktree that was to be brought back.
@@ -255,11 +241,11 @@ impl Place {
     }
 
     fn move_to_slot(&self, slot: &Path) -> Result<(), GitError> {
+        prepare_trash(slot.parent().unwrap_or(slot))?;
         fs::create_dir_all(slot).on("create", slot)?;
         let (files, meta) = (slot.join("worktree"), slot.join("meta"));
         if files.symlink_metadata().is_err() && self.path.symlink_metadata().is_ok() {
-            let parent = self.open_parent()?;
-            rustix::fs::renameat(&parent, self.name(), rustix::fs::CWD, &files).on("move to the trash", &self.path)?;
+            self.move_folder(&files)?;
         }
         if meta.symlink_metadata().is_err() && self.meta.exists() {
             fs::rename(&self.meta, &meta).on("move to the trash", &self.meta)?;
@@ -272,22 +258,23 @@ impl Place {
         if self.is_whole() && self.is_there() {
             return Ok(Found::Whole);
         }
-        let parent = self.path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(parent).on("create", parent)?;
-        let parent = self.open_parent()?;
+        let parent = self.make_parent()?;
         let files = slot.map(|slot| slot.join("worktree")).filter(|files| files.symlink_metadata().is_ok());
         let Some((slot, files)) = slot.zip(files) else {
             // What is in its place has no index that goes with it: not what was reaped, but nothing to throw away either.
-            self.move_to_trash()?;
+            self.set_aside()?;
             return Ok(Found::Nothing);
         };
         let meta = slot.join("meta");
         if meta.is_dir() {
+            self.set_aside()?;
             self.forget()?;
             fs::create_dir_all(self.meta.parent().unwrap_or(Path::new("/"))).on("create", &self.meta)?;
             fs::rename(&meta, &self.meta).on("put back", &self.meta)?;
         }
-        self.move_to_trash()?;
+        self.set_folder_aside()?;
+        let name = files.as_os_str().as_bytes();
+        folder::make_movable(rustix::fs::CWD, name).on("open", &files)?;
         rustix::fs::renameat(rustix::fs::CWD, &files, &parent, self.name()).on("put back", &self.path)?;
         // Only its own, now empty, folder is left of the slot.
         let _ = fs::remove_dir(slot);
@@ -295,9 +282,6 @@ impl Place {
             self.remove_stale_lock()?;
             return Ok(Found::Whole);
         }
-        self.forget()?;
-        fs::create_dir_all(&self.meta).on("create", &self.meta)?;
-        self.describe(&self.meta)?;
         Ok(Found::FilesOnly)
     }
 }

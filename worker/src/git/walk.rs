@@ -12,13 +12,17 @@ use std::{
 };
 
 use git2::{IndexEntry, ObjectType, Oid};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::{
+    fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat},
+    io::Errno,
+};
 use sha2::Digest;
 
 use super::{
     GitError,
     error::PathContext,
     folder,
+    names::is_valid_name,
     normalise::{self, POINTER_LIMIT},
     rules::{Attributes, Rules},
     stat_cache::{GITLINK, Horizon, StatCache, entry_of},
@@ -112,30 +116,36 @@ impl<'a> Walk<'a> {
 
     /// The tree entries of a folder. In an ignored one, only tracked files count.
     fn folder(&mut self, folder: BorrowedFd<'_>, ignored: bool, depth: usize) -> Result<Vec<TreeEntry>, GitError> {
-        let mut found: Vec<(Vec<u8>, Stat)> = Vec::new();
+        let mut found: Vec<(Vec<u8>, Option<Stat>)> = Vec::new();
         for name in folder::names(folder).on("list", self.shown())? {
             if name == b".git" {
                 if depth > 0 {
                     self.note("nested repository, its files taken as plain files:");
                 }
-            } else if let Ok(stat) = statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
-                found.push((name, stat));
+            } else {
+                match look_at(folder, &name) {
+                    Err(Errno::NOENT) => {}
+                    looked => found.push((name, looked.ok())),
+                }
             }
         }
         // A folder sorts as if its name ended in a slash, but not where a submodule is.
         let separator: &[u8] = if self.path.is_empty() { b"" } else { b"/" };
-        let is_submodule = |name: &[u8]| {
+        let order = |(name, stat): &(Vec<u8>, Option<Stat>)| {
             let path = [self.path.as_slice(), separator, name].concat();
-            self.known.get(&path).is_some_and(|entry| entry.mode == GITLINK)
-        };
-        let order = |(name, stat): &(Vec<u8>, Stat)| {
+            let known = self.known.get(&path);
+            let is_folder = match stat {
+                Some(stat) => is_folder(stat) && known.is_none_or(|entry| entry.mode != GITLINK),
+                None => known.is_none(),
+            };
             let mut order = name.clone();
-            order.extend((is_folder(stat) && !is_submodule(name)).then_some(b'/'));
+            order.extend(is_folder.then_some(b'/'));
             order
         };
         found.sort_by_cached_key(order);
         let mut rules_of = |name: &[u8]| {
             let (_, stat) = found.iter().find(|(found, _)| found == name)?;
+            let stat = stat.as_ref()?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || size_of(stat) > RULES_UP_TO {
                 self.note("rules not read, no plain file or too large:");
                 return None;
@@ -154,7 +164,11 @@ impl<'a> Walk<'a> {
                 self.path.push(b'/');
             }
             self.path.extend_from_slice(&name);
-            if let Some((mode, id)) = self.name(folder, &name, &stat, ignored, depth)? {
+            let kept = match stat {
+                Some(stat) => self.name(folder, &name, &stat, ignored, depth)?,
+                None => self.unseen()?,
+            };
+            if let Some((mode, id)) = kept {
                 tree.push((name, mode, id));
             }
             self.path.truncate(length);
@@ -216,10 +230,7 @@ impl<'a> Walk<'a> {
                 Ok(inner) => self.folder(inner.as_fd(), ignored, depth + 1)?,
                 Err(_) => {
                     self.note("could not be opened, so taken as it was before:");
-                    let below = self.known.below(&self.path);
-                    let entries = self.known_tree(below, self.path.len() + 1)?;
-                    self.out.entries.extend(below.iter().map(Entry::Known));
-                    entries
+                    self.known_below()?
                 }
             }
         };
@@ -228,6 +239,25 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         Ok(Some((FOLDER_MODE, self.objects.put_tree(&entries)?)))
+    }
+
+    /// A name that is there and cannot be looked at: what was known of it is better than a deletion.
+    fn unseen(&mut self) -> Result<Option<(u32, Oid)>, GitError> {
+        self.note("could not be looked at, so taken as it was before:");
+        if let Some(entry) = self.known.get(&self.path) {
+            self.out.entries.push(Entry::Known(entry));
+            return Ok(Some((entry.mode, entry.id)));
+        }
+        let entries = self.known_below()?;
+        Ok(if entries.is_empty() { None } else { Some((FOLDER_MODE, self.objects.put_tree(&entries)?)) })
+    }
+
+    /// The tree entries of this folder as it was known.
+    fn known_below(&mut self) -> Result<Vec<TreeEntry>, GitError> {
+        let below = self.known.below(&self.path);
+        let entries = self.known_tree(below, self.path.len() + 1)?;
+        self.out.entries.extend(below.iter().map(Entry::Known));
+        Ok(entries)
     }
 
     /// The tree entries of a folder as the index knows it: `below` are its files, `skip` the length of the folder's path with its slash.
@@ -268,7 +298,12 @@ impl<'a> Walk<'a> {
         if let Some(entry) = self.unchanged(LINK_MODE, stat) {
             return Ok(Some(entry));
         }
-        let Ok(target) = readlinkat(parent, name, Vec::new()) else { return Ok(None) };
+        let target = match readlinkat(parent, name, Vec::new()) {
+            Ok(target) => target,
+            // Gone, or no link any more.
+            Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+            Err(_) => return self.unseen(),
+        };
         let id = self.objects.put(ObjectType::Blob, target.as_bytes())?;
         Ok(Some(self.push(stat, LINK_MODE, id)))
     }
@@ -285,7 +320,7 @@ impl<'a> Walk<'a> {
             }
         }
         // Gone, replaced, closed to us, or changing all the time. What was known is better than a deletion.
-        if statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+        if look_at(parent, name).is_err_and(|error| error == Errno::NOENT) {
             return Ok(None);
         }
         self.note("could not be read whole, so taken as it was before:");
@@ -419,6 +454,14 @@ impl<'a> Walk<'a> {
 
 type TreeEntry = (Vec<u8>, u32, Oid);
 
+/// What is under a name. A folder whose names can be listed but not looked at is opened for us first.
+fn look_at(folder: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Stat> {
+    match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::ACCESS) if folder::unlock(folder).is_ok() => statat(folder, name, AtFlags::SYMLINK_NOFOLLOW),
+        looked => looked,
+    }
+}
+
 fn is_folder(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Directory
 }
@@ -444,40 +487,4 @@ fn read_exactly(file: &mut File, size: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(size).ok()?);
     file.take(size + 1).read_to_end(&mut bytes).ok()?;
     (bytes.len() as u64 == size).then_some(bytes)
-}
-
-/// Whether git, on any system, takes this for a name and not for its own folder.
-pub(super) fn is_valid_name(name: &[u8]) -> bool {
-    // On Windows a backslash separates, too, and a colon starts a stream.
-    name.split(|byte| *byte == b'\\').all(|part| {
-        let part = part.split(|byte| *byte == b':').next().unwrap_or(part);
-        let end = part.iter().rposition(|byte| !matches!(byte, b'.' | b' ')).map_or(0, |at| at + 1);
-        let part = &part[..end];
-        !part.eq_ignore_ascii_case(b".git") && !part.eq_ignore_ascii_case(b"git~1")
-    }) && !is_hfs_dot_git(name)
-}
-
-/// macOS leaves some characters out when it compares names.
-fn is_hfs_dot_git(name: &[u8]) -> bool {
-    let Ok(name) = std::str::from_utf8(name) else { return false };
-    let ignored = |c: &char| matches!(c, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');
-    name.chars().filter(|c| !ignored(c)).collect::<String>().eq_ignore_ascii_case(".git")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_are_gits_own_somewhere_are_refused() {
-        for bad in
-            [".git", ".GIT", "git~1", "GIT~1", ".git.", ".git ", ".git::$INDEX_ALLOCATION", "a\\.git", ".g\u{200c}it"]
-        {
-            assert!(!is_valid_name(bad.as_bytes()), "{bad}");
-        }
-        for good in [".gitignore", ".github", "git", "a.git", "git~2", ".gitx", "\\", "a\\b", "...", " ", "\u{feff}"] {
-            assert!(is_valid_name(good.as_bytes()), "{good}");
-        }
-        assert!(is_valid_name(b"\xff\xfe"));
-    }
 }

@@ -223,6 +223,8 @@ pub struct Space {
     pub idle: Duration,
     /// All of its work is in a checkpoint.
     pub is_safe: bool,
+    /// It was tried a moment ago, and could not go.
+    pub was_tried: bool,
 }
 
 /// Which worktrees of a project go so that it takes no more than `quota` bytes: pooled ones first, then what has been in the trash for
@@ -252,6 +254,10 @@ pub fn over_quota(worktrees: &[Space], quota: i64, grace: Duration) -> Vec<i64> 
 /// In which order it may go; none: it may not.
 fn rank(worktree: &Space, grace: Duration) -> Option<u8> {
     let facts = &worktree.facts;
+    if worktree.was_tried {
+        // It would count as room that nobody gets.
+        return None;
+    }
     match facts.state {
         State::Pooled => Some(0),
         State::Trashed => (worktree.is_safe && worktree.idle >= grace).then_some(1),

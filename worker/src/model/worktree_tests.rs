@@ -61,7 +61,7 @@ fn only_what_the_database_positively_says_makes_an_orphan() {
 }
 
 fn space(id: i64, facts: Facts, bytes: i64) -> Space {
-    Space { id, facts, bytes, idle: HOUR * 2, is_safe: true }
+    Space { id, facts, bytes, idle: HOUR * 2, is_safe: true, was_tried: false }
 }
 
 #[test]
@@ -69,7 +69,8 @@ fn quota_takes_the_largest_idle_first_and_only_what_is_safe() {
     let leased = Facts { leased: true, ..IDLE };
     let fresh = |space: Space| Space { idle: Duration::ZERO, ..space };
     let unsafe_ = |space: Space| Space { is_safe: false, ..space };
-    let cases: [(&str, Vec<Space>, i64, Vec<i64>); 8] = [
+    let stuck = |space: Space| Space { was_tried: true, ..space };
+    let cases: [(&str, Vec<Space>, i64, Vec<i64>); 9] = [
         ("within", vec![space(1, IDLE, 50), space(2, IDLE, 50)], 100, vec![]),
         ("the largest, and no more", vec![space(1, IDLE, 50), space(2, IDLE, 60)], 100, vec![2]),
         ("until it fits", vec![space(1, IDLE, 50), space(2, IDLE, 60), space(3, IDLE, 70)], 60, vec![3, 2]),
@@ -81,6 +82,7 @@ fn quota_takes_the_largest_idle_first_and_only_what_is_safe() {
             500,
             vec![3, 2],
         ),
+        ("another for one that cannot go", vec![stuck(space(1, IDLE, 500)), space(2, IDLE, 60)], 100, vec![2]),
         ("never trash that is not safe", vec![space(1, IDLE, 50), unsafe_(space(2, TRASHED, 60))], 100, vec![1]),
         (
             "what was just moved to the trash is room already promised",

@@ -53,6 +53,9 @@ pub struct WorktreeRow {
     /// Since it was last used, or moved to the trash.
     #[serde(skip)]
     pub idle: Duration,
+    /// Since it was last tried in vain.
+    #[serde(skip)]
+    pub tried: Option<Duration>,
 }
 
 fn worktree(row: &Row) -> Result<WorktreeRow> {
@@ -105,6 +108,7 @@ fn worktree(row: &Row) -> Result<WorktreeRow> {
         base_branch: row.get("base_branch"),
         facts,
         idle: span("idle_seconds").unwrap_or_default(),
+        tried: span("tried_seconds"),
     })
 }
 
@@ -121,6 +125,8 @@ pub struct BegunWorktree {
     pub checkpoint: Option<String>,
     /// The row was made now: the session has no worktree on this host yet.
     pub is_new: bool,
+    /// The session has begun, here or elsewhere: what it starts from is settled.
+    pub has_base: bool,
 }
 
 /// Which worktrees.
@@ -211,6 +217,7 @@ impl Store {
             slot: row.get("slot"),
             checkpoint: row.get("checkpoint"),
             is_new: row.get("is_new"),
+            has_base: row.get("has_base"),
         }))
     }
 
@@ -224,7 +231,7 @@ impl Store {
         let taken = transaction
             .execute(
                 "UPDATE millhand.worktrees SET state = 'reaping', reason = $2, slot = $3, problem = NULL, tried_at = NULL \
-                 WHERE id = $1 AND state IN ('ready', 'in_use')",
+                 WHERE id = $1 AND state IN ('ready', 'in_use') AND (NOT kept OR $2 = 'asked')",
                 &[&id, &reason.as_str(), &slot],
             )
             .await?;
@@ -267,6 +274,13 @@ impl Store {
     pub async fn note_worktree_problem(&self, id: i64, problem: &str) -> Result<()> {
         let sql = "UPDATE millhand.worktrees SET problem = $2, tried_at = now(), reap_asked_at = NULL WHERE id = $1";
         self.client().await?.execute(sql, &[&id, &problem]).await?;
+        Ok(())
+    }
+
+    /// It is due and has to stay: others are looked at first for a while.
+    pub async fn put_off_worktree(&self, id: i64) -> Result<()> {
+        let sql = "UPDATE millhand.worktrees SET tried_at = now() WHERE id = $1";
+        self.client().await?.execute(sql, &[&id]).await?;
         Ok(())
     }
 

@@ -44,7 +44,8 @@ enum Way {
 /// Looks that a process gets to go by itself: between fork and exec, one holds whatever its parent had open at that moment.
 const LOOKS_AGAIN: u32 = 5;
 
-/// Ends our processes in a folder: asks, waits for `grace`, kills. `scope` is the host's marker.
+/// Ends our processes in a folder: asks, waits for `grace`, kills. `scope` is the host's marker, `folder` a path without links: none is
+/// followed, or an agent could have one lead to where others work.
 ///
 /// An agent's server, which serves other folders too, may have a file open here for a moment: it is not ended for that, its tools'
 /// processes are.
@@ -64,8 +65,7 @@ pub async fn end_inside(folder: &Path, scope: &str, grace: Duration) -> Emptied 
 
 /// Those to end, and all.
 fn look(folder: &Path, scope: &str) -> (BTreeSet<Member>, Vec<Occupant>) {
-    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    let inside: Vec<(u32, Way)> = processes().filter_map(|pid| Some((pid, way_in(pid, &folder)?))).collect();
+    let inside: Vec<(u32, Way)> = processes().filter_map(|pid| Some((pid, way_in(pid, folder)?))).collect();
     if inside.is_empty() {
         return (BTreeSet::new(), Vec::new());
     }
@@ -80,7 +80,7 @@ fn look(folder: &Path, scope: &str) -> (BTreeSet<Member>, Vec<Occupant>) {
             to_end.insert(*member);
         }
         // One that has ended meanwhile is in neither list, and nobody's.
-        if member.is_none() && way_in(pid, &folder).is_none() {
+        if member.is_none() && way_in(pid, folder).is_none() {
             continue;
         }
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();

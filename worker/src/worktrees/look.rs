@@ -1,6 +1,9 @@
 //! What there is: rows with what would become of them, and folders that the database does not know.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -30,8 +33,9 @@ pub struct UnknownFolder {
 }
 
 impl Worktrees {
-    /// What a round would do with each worktree of this host, or with those given. `asked`: as if a person had asked for it.
-    pub async fn plan(&self, ids: Option<Vec<i64>>, asked: bool) -> Result<Vec<Planned>, WorktreeError> {
+    /// What a round would do with each worktree of this host, or with those given. `asked`: as if a person had asked for it. `at_once`: as
+    /// if the grace of those whose sessions ended was over; what goes to make room has a grace of its own.
+    pub async fn plan(&self, ids: Option<Vec<i64>>, asked: bool, at_once: bool) -> Result<Vec<Planned>, WorktreeError> {
         let filter = WorktreeFilter { ids, host_id: Some(self.host_id.clone()), ..WorktreeFilter::default() };
         let rows = self.store.worktrees(&filter, AT_MOST).await?;
         let mut room: HashMap<Option<i64>, i64> = HashMap::new();
@@ -39,6 +43,9 @@ impl Worktrees {
         let mut plan = Vec::with_capacity(rows.len());
         for mut row in rows {
             row.facts.asked |= asked;
+            if at_once {
+                row.facts.let_go = row.facts.let_go.map(|_| Duration::MAX);
+            }
             row.facts.makes_room = make_room.contains(&row.id);
             let left = match room.get(&row.project_id) {
                 Some(left) => *left,

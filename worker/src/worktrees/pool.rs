@@ -1,8 +1,11 @@
 //! The pool: worktrees of closed sessions, reset, for the next new session of their project.
 
-use super::{Place, WorktreeError, Worktrees, base_of, reap::spoilt_slot};
+use super::{
+    Place, WorktreeError, Worktrees, base_of,
+    reap::{spoilt_slot, trash_slot},
+};
 use crate::{
-    git::{Base, GateOf, Mirror, Worktree},
+    git::{Base, GateOf, GitError, Mirror, Worktree},
     store::worktrees::WorktreeRow,
 };
 
@@ -44,13 +47,27 @@ impl Worktrees {
         Ok(true)
     }
 
-    /// What is left of a worktree that was half reset goes to the trash; what can be restored is its checkpoint.
+    /// What was meant for the pool and is not whole there goes to the trash.
     pub(super) async fn spoil(&self, row: &WorktreeRow, place: &Place, slot: &str) -> Result<(), WorktreeError> {
-        let trash = spoilt_slot(place.session_id);
+        // It is emptied only once it lies in the pool: in its place it still is as the agent left it.
+        let trash = match self.git.is_in_place(&place.mirror, place.session_id).await? {
+            true => trash_slot(place.session_id),
+            false => spoilt_slot(place.session_id),
+        };
         self.git.trash_worktree(&place.mirror, place.session_id, &trash).await?;
+        self.git.trash_pooled(&place.mirror, slot, &trash).await?;
         self.git.drop_pooled(&place.mirror, slot).await?;
         self.store.mark_spoilt(row.id, &trash).await?;
         Ok(())
+    }
+
+    /// Clears what a killed reaper left in the pool of a session's worktree. Reset, it holds nobody's work; half reset, it goes to the
+    /// trash. The caller holds the session's gate, and the row is in `reaping`: nobody else can take it yet.
+    pub(super) async fn clear_pool_slot(&self, mirror: &Mirror, session_id: i64, slot: &str) -> Result<(), GitError> {
+        if !self.git.is_pooled(mirror, slot).await? {
+            self.git.trash_pooled(mirror, slot, &spoilt_slot(session_id)).await?;
+        }
+        self.git.drop_pooled(mirror, slot).await
     }
 
     /// A worktree of the pool, made that of a session which has none.

@@ -1,6 +1,9 @@
 //! Letting go of worktrees that nobody needs: to the trash or the pool, and out of the trash.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,8 +21,10 @@ use crate::{
 
 /// Worktrees looked at together.
 const AT_ONCE: i64 = 200;
-/// How many are measured in a round: each is a walk through a folder.
-const MEASURED_PER_ROUND: i64 = 8;
+/// How long a round measures: each worktree is a walk through a folder.
+const MEASURING: Duration = Duration::from_secs(3);
+/// How many are asked for at once to be measured.
+const MEASURED_TOGETHER: i64 = 50;
 /// The most names that are looked at to measure one.
 const MEASURED_NAMES: u64 = 200_000;
 /// The most worktrees of a project that are weighed against its quota at once.
@@ -47,6 +52,11 @@ pub enum Outcome {
 pub struct Round {
     /// Each worktree that was touched, or could not be.
     pub done: Vec<(i64, Outcome)>,
+}
+
+/// A slot of the trash, for a worktree as it is.
+pub(super) fn trash_slot(session_id: i64) -> String {
+    format!("s{session_id}-{}", uuid::Uuid::new_v4().simple())
 }
 
 /// A slot of the trash that cannot be restored: what is in it was half reset.
@@ -127,10 +137,12 @@ impl Worktrees {
         Limits { grace: self.timings.reap_grace, trash_kept: self.timings.trash_kept, pool_has_room }
     }
 
-    /// What was asked for and cannot be done is not tried again by itself.
+    /// What was asked for and cannot be done is not tried again by itself; what is due and has to stay makes way for others for a while.
     async fn leave(&self, row: &WorktreeRow, why: Stays) -> Result<Outcome, WorktreeError> {
         if row.facts.asked {
             self.store.note_worktree_problem(row.id, why.as_str()).await?;
+        } else {
+            self.store.put_off_worktree(row.id).await?;
         }
         Ok(Outcome::Stays(why.as_str().to_owned()))
     }
@@ -147,8 +159,7 @@ impl Worktrees {
         let Some(_gate) = self.git.try_gate(GateOf::Session(place.session_id)).await? else {
             return Ok(Outcome::Stays("somebody else is at work on it".to_owned()));
         };
-        let trash = format!("s{}-{}", place.session_id, uuid::Uuid::new_v4().simple());
-        let slot = if to_pool { pool_slot(row) } else { trash };
+        let slot = if to_pool { pool_slot(row) } else { trash_slot(place.session_id) };
         if !self.store.begin_reaping(row.id, reason, &slot).await? {
             return Ok(Outcome::Stays("it is in use".to_owned()));
         }
@@ -169,8 +180,7 @@ impl Worktrees {
                 self.store.mark_worktree_gone(row.id).await?;
                 Ok(Outcome::Removed)
             }
-            Safe::Occupied => {
-                // Nobody gets a folder that a process of somebody else's may still write to.
+            Safe::ForTrash => {
                 self.store.abandon_reaping(row.id, None).await?;
                 Box::pin(self.let_go_held(row, reason, &place, backend)).await
             }
@@ -194,12 +204,12 @@ impl Worktrees {
         place: &Place,
         backend: Option<&dyn Backend>,
     ) -> Result<Outcome, WorktreeError> {
-        let slot = format!("s{}-{}", place.session_id, uuid::Uuid::new_v4().simple());
+        let slot = trash_slot(place.session_id);
         if !self.store.begin_reaping(row.id, reason, &slot).await? {
             return Ok(Outcome::Stays("it is in use".to_owned()));
         }
         match self.make_safe(row, place, reason, false, backend).await? {
-            Safe::Yes | Safe::Occupied => {
+            Safe::Yes | Safe::ForTrash => {
                 self.git.trash_worktree(&place.mirror, place.session_id, &slot).await?;
                 self.store.mark_trashed(row.id).await?;
                 Ok(Outcome::Trashed)
@@ -224,12 +234,14 @@ impl Worktrees {
         let path = self.home.worktree(place.project_id, place.session_id);
         let there = path.symlink_metadata().is_ok();
         if there {
+            // Before anything is ended: a link could lead to where other sessions, or projects, work.
+            let real = self.git.real_path(&place.mirror, place.session_id).await?;
             if let Some(backend) = backend
                 && let Err(error) = backend.close(&self.agent_project(row, place), &path).await
             {
                 tracing::debug!(worktree = row.id, %error, "the agent did not let go of the worktree");
             }
-            let emptied = end_inside(&path, &self.host_id, self.timings.kill_grace).await;
+            let emptied = end_inside(&real, &self.host_id, self.timings.kill_grace).await;
             if emptied.ended > 0 {
                 tracing::warn!(worktree = row.id, processes = emptied.ended, "ended processes that were left in it");
             }
@@ -239,7 +251,7 @@ impl Worktrees {
                 return Err(WorktreeError::Problem(message));
             }
             if to_pool && !emptied.left.is_empty() {
-                return Ok(Safe::Occupied);
+                return Ok(Safe::ForTrash);
             }
         }
         let (checkpoint, unrecorded) = if there {
@@ -250,6 +262,9 @@ impl Worktrees {
                 base_commit: base_of(row).commit,
             };
             let (checkpoint, differs) = self.git.checkpoint_before_reaping(&place.mirror, &worktree).await?;
+            if to_pool && (differs || !checkpoint.notes.is_empty()) {
+                return Ok(Safe::ForTrash);
+            }
             (checkpoint.commit, differs)
         } else {
             let last = self.git.last_checkpoint(&place.mirror, place.session_id).await?;
@@ -321,9 +336,7 @@ impl Worktrees {
             return Ok(Outcome::Stays("it was restored".to_owned()));
         };
         if let Some(slot) = &row.slot {
-            let place = self.place(&row).await?;
-            let restored = !self.git.is_in_trash(slot).await? && self.git.is_whole(&place.mirror, session_id).await?;
-            if restored {
+            if !self.git.is_in_trash(slot).await? && self.is_back(&row, session_id).await? {
                 // Whoever restored it was killed before it could say so.
                 self.store.mark_in_place(row.id).await?;
                 return Ok(Outcome::Settled);
@@ -332,6 +345,13 @@ impl Worktrees {
         }
         self.store.mark_worktree_gone(row.id).await?;
         Ok(Outcome::Removed)
+    }
+
+    /// Whether a worktree is whole in its place; where there is no mirror any more, none is.
+    async fn is_back(&self, row: &WorktreeRow, session_id: i64) -> Result<bool, WorktreeError> {
+        let Some(project_id) = row.project_id else { return Ok(false) };
+        let Some(mirror) = self.git.mirror_with(project_id, &row.base_commit).await? else { return Ok(false) };
+        Ok(self.git.is_whole(&mirror, session_id).await?)
     }
 
     /// Lets worktrees of projects go that take more space than they may.
@@ -371,6 +391,7 @@ impl Worktrees {
                 bytes: row.bytes.unwrap_or(0),
                 idle: row.idle,
                 is_safe: row.checkpoint.is_some(),
+                was_tried: row.tried.is_some_and(|since| since < self.timings.reap_retry),
             })
             .collect();
         let chosen = over_quota(&spaces, quota, self.timings.reap_grace);
@@ -378,20 +399,26 @@ impl Worktrees {
         chosen.into_iter().filter_map(|id| rows.remove(&id)).collect()
     }
 
-    /// Measures a few worktrees that were used since they were last measured.
+    /// Measures worktrees that were used since they were last measured, for a while.
     async fn measure(&self, stop: &CancellationToken) -> Result<(), WorktreeError> {
-        for row in self.store.unmeasured_worktrees(&self.host_id, MEASURED_PER_ROUND).await? {
-            if stop.is_cancelled() {
+        let until = Instant::now() + MEASURING;
+        loop {
+            let rows = self.store.unmeasured_worktrees(&self.host_id, MEASURED_TOGETHER).await?;
+            if rows.is_empty() {
                 return Ok(());
             }
-            let path = match (row.facts.state, &row.slot) {
-                (State::Trashed, Some(slot)) => self.home.trash().join(slot),
-                _ => row.path.clone().into(),
-            };
-            let found = self.git.disk_use(&path, MEASURED_NAMES).await?;
-            self.store.record_bytes(row.id, i64::try_from(found.bytes).unwrap_or(i64::MAX)).await?;
+            for row in rows {
+                if stop.is_cancelled() || Instant::now() > until {
+                    return Ok(());
+                }
+                let path = match (row.facts.state, &row.slot) {
+                    (State::Trashed, Some(slot)) => self.home.trash().join(slot),
+                    _ => row.path.clone().into(),
+                };
+                let found = self.git.disk_use(&path, MEASURED_NAMES).await?;
+                self.store.record_bytes(row.id, i64::try_from(found.bytes).unwrap_or(i64::MAX)).await?;
+            }
         }
-        Ok(())
     }
 }
 
@@ -407,6 +434,7 @@ enum Safe {
     Lost,
     /// Somebody has begun to use it.
     Claimed,
-    /// A process of ours that is not to be ended has a file open in it.
-    Occupied,
+    /// It may, but not to the pool: a process of ours that is not to be ended has a file open in it, or there is more in it than its
+    /// checkpoint or its last turn's has.
+    ForTrash,
 }

@@ -39,8 +39,8 @@ impl Worktrees {
     async fn bring_back(&self, row: &WorktreeRow) -> Result<&'static str, WorktreeError> {
         let place = self.place(row).await?;
         let slot = row.slot.as_deref();
-        if let Some(slot) = slot.filter(|slot| is_pool_slot(slot)) {
-            self.git.drop_pooled(&place.mirror, slot).await?;
+        if let Some(slot) = slot.filter(|slot| row.facts.state == State::Reaping && is_pool_slot(slot)) {
+            self.clear_pool_slot(&place.mirror, place.session_id, slot).await?;
         }
         let slot = slot.filter(|slot| !is_pool_slot(slot) && !is_spoilt(slot));
         let from = match slot {
