@@ -61,7 +61,7 @@ async fn processes_that_agents_left_in_a_worktree_are_ended_before_it_goes() {
         let marker = format!("{HOST}.0123");
         let ours = [("MILLHAND_FAMILY", marker.as_str()), ("OPENCODE_PID", "1")];
         let in_it = stray(&worktree.path, "trap \"\" TERM; while :; do sleep 0.1; done", &ours);
-        let elsewhere = format!("cd /; exec 3>>{}/log; while :; do sleep 0.1; done", worktree.path.display());
+        let elsewhere = format!("cd /; exec 3>>{}/ignored/log; while :; do sleep 0.1; done", worktree.path.display());
         let holds_a_file = stray(&worktree.path, &elsewhere, &ours);
         let wanted = if pool == 0 { Outcome::Trashed } else { Outcome::Pooled };
         assert_eq!(rig.round().await, [wanted]);

@@ -44,10 +44,14 @@ pub(super) fn open_folder(parent: impl AsFd, name: &[u8]) -> rustix::io::Result<
     openat(parent, name, FOLDER, Mode::empty())
 }
 
-/// Names in a folder, without `.` and `..`.
+/// Names in a folder, without `.` and `..`. One that was opened and is closed to us otherwise is unlocked.
 pub(super) fn names(folder: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let entries = match Dir::read_from(&folder) {
+        Err(rustix::io::Errno::ACCESS) if unlock(&folder).is_ok() => Dir::read_from(&folder)?,
+        entries => entries?,
+    };
     let mut names = Vec::new();
-    for entry in Dir::read_from(folder)? {
+    for entry in entries {
         let entry = entry?;
         let name: &CStr = entry.file_name();
         if !matches!(name.to_bytes(), b"." | b"..") {

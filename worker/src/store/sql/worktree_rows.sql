@@ -6,7 +6,7 @@ SELECT w.*, s.state AS session_state, s.base_branch,
                AND t.state IN ('pending', 'waiting', 'running', 'blocked')) AS has_open_tasks,
        greatest(extract(epoch FROM now() - w.let_go_at), 0)::float8 AS let_go_seconds,
        greatest(extract(epoch FROM now() - w.trashed_at), 0)::float8 AS trashed_seconds,
-       greatest(extract(epoch FROM now() - w.tried_at), 0)::float8 AS tried_seconds,
+       extract(epoch FROM now() - w.tried_at)::float8 AS tried_seconds,
        greatest(extract(epoch FROM now() - coalesce(w.trashed_at, w.last_used_at)), 0)::float8 AS idle_seconds
 FROM millhand.worktrees w LEFT JOIN millhand.sessions s ON s.id = w.session_id
 WHERE ($1::bigint[] IS NULL OR w.id = ANY ($1)) AND ($2::text IS NULL OR w.host_id = $2)
