@@ -14,8 +14,8 @@ use super::{
 use crate::{
     config::{ApplySettings, Timings},
     git::{
-        Applies, Approved, Base, CommitText, Conflict, Git, GitError, Landed, Landing, Merged, Mirror, Push, Pushed,
-        SourceKind, Step, headers_of,
+        Applies, Approved, Base, CommitText, Git, GitError, Landed, Landing, Merged, Mirror, Push, Pushed, SourceKind,
+        Step, headers_of,
     },
     model::{
         apply::{CommitFacts, author, message},
@@ -494,10 +494,4 @@ impl Applier {
 enum Not {
     Moved,
     Refused(String),
-}
-
-/// Conflicts in words, for those who take no list.
-pub(super) fn in_words(branch: &str, conflicts: &[Conflict]) -> String {
-    let paths: Vec<_> = conflicts.iter().map(|conflict| conflict.path.as_str()).collect();
-    format!("the changes conflict with {branch} in {}", paths.join(", "))
 }

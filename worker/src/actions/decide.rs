@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::{ActionError, Changes, Result, apply::refused, changes};
 use crate::{
+    git::Conflict,
     model::ids::{AnyId, SessionId},
     store::{
         Store,
@@ -65,4 +66,10 @@ pub async fn reject_changes(
     store.reject_changes(found.set.id, (!only.is_empty()).then_some(paths.as_slice()), who).await?;
     let set = store.change_set_by_id(found.set.id).await?.unwrap_or(found.set);
     Ok((set, paths))
+}
+
+/// Conflicts in words, for those who take no list.
+pub(super) fn conflicts_in_words(branch: &str, conflicts: &[Conflict]) -> String {
+    let paths: Vec<_> = conflicts.iter().map(|conflict| conflict.path.as_str()).collect();
+    format!("the changes conflict with {branch} in {}", paths.join(", "))
 }

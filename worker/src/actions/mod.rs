@@ -59,7 +59,7 @@ pub enum ActionError {
         hint: Option<String>,
     },
     /// The changes cannot be merged with the branch; nothing was changed.
-    #[error("{}", apply::in_words(.branch, .conflicts))]
+    #[error("{}", decide::conflicts_in_words(.branch, .conflicts))]
     Conflicts {
         /// The branch.
         branch: String,

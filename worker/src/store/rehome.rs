@@ -34,6 +34,10 @@ pub struct RecordedTree {
     pub tree_id: String,
     /// One patch per file.
     pub patches: Vec<Vec<u8>>,
+    /// A person has applied all of it.
+    pub is_applied: bool,
+    /// A person has taken the files back to an earlier checkpoint since.
+    pub is_rolled_back: bool,
 }
 
 /// Where a session is to be at home.
@@ -77,18 +81,25 @@ impl Store {
     /// What the last recorded turn of a session left; none if no turn of it has been recorded.
     pub async fn recorded_tree(&self, session_id: i64) -> Result<Option<RecordedTree>> {
         let client = self.client().await?;
-        let newest = "SELECT id, task_id, base_commit, tree_id FROM millhand.change_sets \
-                      WHERE session_id = $1 AND state <> 'draft' ORDER BY id DESC LIMIT 1";
+        let newest = "SELECT id, task_id, base_commit, tree_id, \
+                          EXISTS (SELECT 1 FROM millhand.audit_log a WHERE a.action = 'roll_back' AND a.at > c.created_at \
+                                  AND a.details @> jsonb_build_object('session_id', c.session_id)) \
+                      FROM millhand.change_sets c WHERE session_id = $1 AND state <> 'draft' ORDER BY id DESC LIMIT 1";
         let Some(row) = client.query_opt(newest, &[&session_id]).await? else { return Ok(None) };
         let set: i64 = row.get(0);
-        let patches = "SELECT patch FROM millhand.pending_changes WHERE change_set_id = $1 ORDER BY id";
-        let patches = client.query(patches, &[&set]).await?.iter().map(|row| row.get(0)).collect();
+        let patches =
+            "SELECT patch, state = 'applied' FROM millhand.pending_changes WHERE change_set_id = $1 ORDER BY id";
+        let files = client.query(patches, &[&set]).await?;
+        let is_applied = files.iter().all(|row| row.get(1));
+        let patches = files.iter().map(|row| row.get(0)).collect();
         let task_id: Option<i64> = row.get(1);
         Ok(Some(RecordedTree {
             task_id: task_id.unwrap_or_default(),
             base_commit: row.get(2),
             tree_id: row.get(3),
             patches,
+            is_applied,
+            is_rolled_back: row.get(4),
         }))
     }
 

@@ -25,10 +25,19 @@ impl Worktrees {
             }
         };
         let recorded = self.store.recorded_tree(session.session_id).await?;
-        // After an apply the session starts from what was applied, which holds all that was recorded before.
-        let recorded = recorded.filter(|recorded| recorded.base_commit == session.base_commit);
         let checkpoint = match &recorded {
             None => None,
+            Some(recorded) if recorded.is_rolled_back => {
+                let message = "its files were taken back to an earlier checkpoint, which is recorded nowhere else";
+                return Err(WorktreeError::Problem(message.to_owned()));
+            }
+            // After an apply the session starts from what was applied.
+            Some(recorded) if recorded.base_commit != session.base_commit && recorded.is_applied => None,
+            Some(recorded) if recorded.base_commit != session.base_commit => {
+                let message =
+                    "some of its changes were applied and others not: what its worktree has now is recorded nowhere";
+                return Err(WorktreeError::Problem(message.to_owned()));
+            }
             Some(recorded) => {
                 let wanted =
                     Patched { base_commit: &recorded.base_commit, patches: &recorded.patches, tree: &recorded.tree_id };
