@@ -22,7 +22,7 @@ use super::{
     stream::{Delivery, Subscription},
     transcript::{Transcript, plan},
     tree::{self, Tree},
-    wire::{Event, Message, MessageWithParts, Part, RawEvent, Status},
+    wire::{Event, MessageWithParts, RawEvent, Status},
 };
 use crate::{
     agent::{AgentSession, Prompt, TurnReport},
