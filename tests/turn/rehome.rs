@@ -77,7 +77,7 @@ fn elsewhere(world: &World) -> Settings {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_host_is_gone_for_good_goes_on_elsewhere_with_its_work_and_its_past() -> Result<()> {
     let mut world = World::new(&[("works", WORKS)]).await?;
-    let daemon = GitDaemon::start(&world.repository().parent().context("parent")?.to_owned()).await?;
+    let daemon = GitDaemon::start(world.repository().parent().context("parent")?).await?;
     world.sql(&format!("UPDATE millhand.projects SET source = 'git://127.0.0.1:{}/acme/.git'", daemon.port)).await?;
     let timings = [
         ("MILLHAND_TIMINGS_LEASE", "3s"),
