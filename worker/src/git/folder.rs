@@ -44,6 +44,12 @@ pub(super) fn open_folder(parent: impl AsFd, name: &[u8]) -> rustix::io::Result<
     openat(parent, name, FOLDER, Mode::empty())
 }
 
+/// Whether two descriptors are of one folder.
+pub(super) fn are_same(one: impl AsFd, other: impl AsFd) -> rustix::io::Result<bool> {
+    let (one, other) = (fstat(one)?, fstat(other)?);
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
+}
+
 /// Names in a folder, without `.` and `..`. One that was opened and is closed to us otherwise is unlocked.
 pub(super) fn names(folder: impl AsFd) -> rustix::io::Result<Vec<Vec<u8>>> {
     let entries = match Dir::read_from(&folder) {

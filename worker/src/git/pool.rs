@@ -98,6 +98,10 @@ impl Place {
         fs::rename(&self.meta, &to.meta).on("rename", &to.meta)?;
         folder::unlock(&folder).on("open", &self.path)?;
         rustix::fs::renameat(&old, self.name(), &new, to.name()).on("rename", &to.path)?;
+        // A name can be given to something else between the look and the rename; here nobody but us can write any more.
+        if !folder::are_same(&folder, to.open()?).on("look at", &to.path)? {
+            return Err(GitError::Planted { path: to.path.clone() });
+        }
         to.describe(&to.meta)?;
         to.empty(&folder, &known)
     }
