@@ -83,7 +83,8 @@ async fn the_commands_of_the_readme_run_as_they_stand() -> Result<()> {
         .args(["--quiet", "--return", "--command", &format!("bash {}", file.display()), "/dev/null"])
         .current_dir(folder.path())
         .env_clear()
-        .envs([("PATH", path.as_str()), ("TERM", "dumb"), ("LANG", "C.UTF-8")])
+        // With a pager that waits for nobody.
+        .envs([("PATH", path.as_str()), ("TERM", "dumb"), ("LANG", "C.UTF-8"), ("PAGER", "cat")])
         .env("HOME", &home)
         .env("MILLHAND_HOME", &millhand_home)
         .stdin(Stdio::piped())
@@ -100,6 +101,6 @@ async fn the_commands_of_the_readme_run_as_they_stand() -> Result<()> {
         anyhow::ensure!(screen.contains(expected), "no {expected:?} in\n{screen}");
     }
     let applied = std::fs::read_to_string(home.join("src/acme/ls.sh"))?;
-    assert_eq!(applied, "ls\njson\n", "millhand diff --patch | git apply");
+    assert_eq!(applied, "ls\njson\n", "millhand apply");
     Ok(())
 }
