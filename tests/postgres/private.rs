@@ -242,6 +242,21 @@ async fn while_it_is_used_a_killed_keeper_and_postgres_both_come_back() -> Resul
     Ok(())
 }
 
+#[tokio::test]
+async fn a_keeper_whose_home_was_removed_ends_when_nobody_uses_it_any_more() -> Result<()> {
+    let binaries = postgres_versions()?.into_iter().next().context("a Postgres")?;
+    let home = TestHome::new()?;
+    // With the usual time to linger, which is longer than any pause between tries to start Postgres again.
+    let running = Private::new(home.home.clone(), binaries, millhand()).connect().await?;
+    let (keeper, postmaster) = (home.keeper()?, home.postmaster()?);
+    fs::remove_dir_all(home.home.root())?;
+    kill(postmaster)?;
+    drop(running);
+    // It may be our child, which nobody has collected.
+    let line = format!("/proc/{keeper}/cmdline");
+    wait_until("the keeper is gone", LONG, async || fs::read(&line).map_or(true, |line| line.is_empty())).await
+}
+
 /// Starts a keeper from a shell, as a process would that is then killed.
 fn start_keeper(home: &TestHome, binaries: &PostgresBinaries) -> Result<std::process::Child> {
     fs::create_dir_all(home.home.root())?;

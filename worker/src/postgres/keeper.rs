@@ -140,11 +140,14 @@ async fn keep(order: Order) -> Result<()> {
         if since.elapsed() > WELL_AFTER {
             pause = RESTART_AFTER;
         }
-        // Users wait for it, so it is started again for as long as there are some.
+        // Users wait for it, so it is started again for as long as there are some. Counted over all tries: each may be shorter than the
+        // time to linger.
+        let unused = unused(&users, linger);
+        tokio::pin!(unused);
         loop {
             tokio::select! {
                 () = sleep(pause) => {}
-                () = unused(&users, linger) => return Ok(()),
+                () = &mut unused => return Ok(()),
                 _ = told_to_end.0.recv() => return Ok(()),
                 _ = told_to_end.1.recv() => return Ok(()),
             }
