@@ -232,7 +232,8 @@ fn say_next(outer: &Context, demo: &Context, repository: &Path, tasks: &[TaskId]
     }
     screen.line(&format!("  {program} ls"))?;
     screen.line(&format!("  {program} show {last}"))?;
-    screen.line(&format!("  {program} diff --patch {last} | git -C {} apply", repository.display()))?;
+    screen.line(&format!("  {program} review {last}"))?;
+    screen.line(&format!("  {program} apply {last}   # onto main of {}", repository.display()))?;
     screen.line(
         "In another terminal, with your own model and repository (opencode's logins and settings work here too):",
     )?;
