@@ -1,7 +1,10 @@
 //! Applying what agents changed to the user's own repository, with a real Postgres and real git: once, or not at all.
 
 mod files;
+mod forecast;
+mod hosts;
 mod kills;
+mod lost;
 mod random;
 mod review;
 mod targets;
@@ -89,23 +92,7 @@ impl Rig {
             ("HOME".into(), root.join("user").into_os_string()),
         ];
         let git = Git::new(None, environment, home.clone()).await.expect("git");
-        let timings = Timings { apply_lock: Duration::from_millis(300), ..Timings::default() };
-        let worktrees = Worktrees {
-            store: store.clone(),
-            git: git.clone(),
-            home,
-            host_id: host.clone(),
-            settings: WorktreeSettings { pool: 0, quota: None },
-            timings,
-        };
-        let applier = Applier {
-            store: store.clone(),
-            git,
-            worktrees,
-            host_id: host.clone(),
-            settings: ApplySettings::default(),
-            timings,
-        };
+        let applier = applier(&store, git, home, &host);
         let rig = Self { db, store, root, _folder: folder, worker, host, applier };
         rig.sql(&format!("SELECT millhand.add_project('acme', '{source}')")).await;
         rig
@@ -257,7 +244,7 @@ impl Rig {
     }
 
     fn worktree(&self, session: i64) -> PathBuf {
-        self.root.join(format!("home/agents/1/worktrees/s{session}"))
+        self.applier.worktrees.home.worktree(1, session)
     }
 
     /// The real program, on this database and home.
@@ -277,6 +264,27 @@ impl Rig {
             .stderr(std::process::Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+}
+
+/// What a host applies with.
+fn applier(store: &Store, git: Git, home: Home, host: &str) -> Applier {
+    let timings = Timings { apply_lock: Duration::from_millis(300), ..Timings::default() };
+    let worktrees = Worktrees {
+        store: store.clone(),
+        git: git.clone(),
+        home,
+        host_id: host.to_owned(),
+        settings: WorktreeSettings { pool: 0, quota: None },
+        timings,
+    };
+    Applier {
+        store: store.clone(),
+        git,
+        worktrees,
+        host_id: host.to_owned(),
+        settings: ApplySettings::default(),
+        timings,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Under fire: whole hosts as processes of their own, real Postgres, real opencode, and faults at random.
 //!
 //! A run is a seed and a number of turns. Two homes on one machine share a database that is killed, cut off and swallowed, while
-//! workers and agent servers are killed and stopped. What was acknowledged is written down outside Postgres; in the end every zero is
+//! workers and agent servers are killed and stopped. Meanwhile people commit to a branch, and apply to it what is finished. What was acknowledged is written down outside Postgres; in the end every zero is
 //! counted against that (see [`check`]).
 //!
 //! `ops/chaos` runs it for long and keeps the results; the test here is a short one.
@@ -11,6 +11,7 @@ mod faults;
 mod host;
 mod load;
 mod report;
+mod review;
 
 use std::{env, time::Duration};
 
@@ -18,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use millhand::{postgres::Private, scripted::Prices};
 use serde_json::json;
 
-use self::{faults::Faults, host::ChaosHost, report::Report};
+use self::{faults::Faults, host::ChaosHost, report::Report, review::People};
 use crate::support::{self, millhand};
 
 /// What the agent does in each turn: three model calls, a file, a command that leaves a process behind, in about a second. The file is
@@ -82,6 +83,7 @@ async fn run(plan: Plan) -> Result<Report> {
     let store = millhand::store::Store::new(millhand::store::Connect::plain(database.config().clone(), 4))?;
     store.migrate().await?;
     store.close();
+    check::watch(&support::db::connect(database.config()).await?).await?;
 
     let model = support::model::start_model(&[("work", SCRIPT)]).await?;
     let mut config = model.provider_config(Prices::default());
@@ -96,9 +98,12 @@ async fn run(plan: Plan) -> Result<Report> {
     }
     let loader =
         load::Loader::new(plan, database.config().clone(), &repository, &folder.path().join("acknowledged")).await?;
-    let mut faults = Faults::new(plan.seed, database_home.clone());
+    let mut faults = Faults::new(plan.seed, database_home.clone(), database.config().clone());
 
-    let loading = tokio::spawn(loader.load());
+    let people = People::new(plan.seed, database.config().clone(), &repository, &hosts)?;
+    let loading = tokio::spawn(loader.clone().load());
+    let committing = tokio::spawn(people.clone().commit());
+    let reviewing = tokio::spawn(people.clone().review());
     let began = std::time::Instant::now();
     let at_rest = load::AtRest::new(database.config().clone(), plan.turns);
     let mut fired = Ok(());
@@ -112,12 +117,23 @@ async fn run(plan: Plan) -> Result<Report> {
     for host in &mut hosts {
         host.heal().await?;
     }
-    let peaceful =
+    let mut peaceful =
         support::wait_until("all is at rest", Duration::from_secs(120), async || at_rest.reached().await).await;
+    let mut turns = plan.turns;
+    if peaceful.is_ok() {
+        turns += loader.one_more_each().await?;
+        let at_rest = load::AtRest::new(database.config().clone(), turns);
+        peaceful =
+            support::wait_until("all is at rest again", Duration::from_secs(60), async || at_rest.reached().await)
+                .await;
+    }
+    reviewing.abort();
+    committing.abort();
+    people.review_the_rest().await?;
     for host in &mut hosts {
         host.stop().await?;
     }
-    let ground = check::Ground { folder: folder.path(), hosts: &hosts, model: &model };
+    let ground = check::Ground { folder: folder.path(), hosts: &hosts, model: &model, repository: &repository, turns };
     let mut report = check::check(plan, &ground, database.config(), faults.log()).await?;
     report.seconds = began.elapsed().as_secs();
     if peaceful.is_err() {
@@ -134,4 +150,18 @@ async fn run(plan: Plan) -> Result<Report> {
     })
     .await?;
     Ok(report)
+}
+
+#[test]
+fn each_mutation_of_ops_mutants_still_applies() -> Result<()> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("workspace")?;
+    let mut names = Vec::new();
+    for patch in std::fs::read_dir(root.join("ops/mutations"))? {
+        let patch = patch?.path();
+        support::world::git(root, &["apply", "--check", &patch.to_string_lossy()])?;
+        names.push(patch.file_stem().context("name")?.to_string_lossy().into_owned());
+    }
+    names.sort();
+    assert_eq!(names, ["compare-and-swap", "fence", "poll", "sweep"]);
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! The command line: the real program, run as people run it, against a database of its own.
 
 mod bench;
+mod inbox;
 mod input;
 mod live;
 mod look;
@@ -8,6 +9,8 @@ mod machine;
 mod projects;
 mod rows;
 mod service;
+mod shell;
+mod top;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +19,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tokio::{io::AsyncWriteExt as _, process::Command};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::Command,
+};
 
 use crate::support::{TestDb, millhand};
 
@@ -82,6 +88,7 @@ impl Cli {
             .env("HOME", self.folder())
             .env("MILLHAND_HOME", self.home())
             .env("DATABASE_URL", self.db.url())
+            .env("MILLHAND_API_LISTEN", "off")
             .current_dir(self.folder())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -111,6 +118,51 @@ impl Cli {
         Ok(Ran::of(output))
     }
 
+    /// The program at a terminal: its exit code and what was on the screen. `talk` is a question, and what the person types then.
+    /// None where there is no program `script` to make a terminal.
+    pub(crate) async fn at_a_terminal(
+        &self,
+        folder: &Path,
+        arguments: &str,
+        variables: &[(&str, &str)],
+        talk: Option<(&str, &str)>,
+    ) -> Result<Option<(i32, String)>> {
+        // The shell gives way: it would make a Ctrl-C that we answer its own end.
+        let line = format!("exec {} {arguments}", millhand().display());
+        let mut command = Command::new("script");
+        command
+            .args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("TERM", "dumb")
+            .env("SHELL", "/bin/sh")
+            .env("HOME", self.folder())
+            .env("MILLHAND_HOME", self.home())
+            .env("DATABASE_URL", self.db.url())
+            .env("MILLHAND_API_LISTEN", "off")
+            .envs(variables.iter().copied())
+            .current_dir(folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let Ok(mut child) = command.spawn() else { return Ok(None) };
+        let mut stdin = child.stdin.take().context("stdin")?;
+        let mut stdout = child.stdout.take().context("stdout")?;
+        let mut seen = Vec::new();
+        let ran = async {
+            if let Some((question, typed)) = talk {
+                while !String::from_utf8_lossy(&seen).contains(question) {
+                    anyhow::ensure!(stdout.read_buf(&mut seen).await? > 0, "{}", String::from_utf8_lossy(&seen));
+                }
+                stdin.write_all(typed.as_bytes()).await?;
+            }
+            stdout.read_to_end(&mut seen).await?;
+            anyhow::Ok(child.wait().await?)
+        };
+        let status = tokio::time::timeout(WITHIN, ran).await??;
+        Ok(Some((status.code().context("its exit code")?, String::from_utf8_lossy(&seen).into_owned())))
+    }
+
     /// A git repository with one commit.
     pub(crate) fn repository(&self, name: &str) -> Result<PathBuf> {
         let path = self.folder().join(name);
@@ -138,7 +190,7 @@ impl Cli {
     }
 }
 
-async fn finish(mut command: Command) -> Result<Ran> {
+pub(crate) async fn finish(mut command: Command) -> Result<Ran> {
     let output = tokio::time::timeout(WITHIN, command.output()).await.context("the command hangs")??;
     Ok(Ran::of(output))
 }

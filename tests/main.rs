@@ -1,7 +1,12 @@
 //! Integration tests on real parts. One binary, so that it links once; one module per area.
 
+mod access;
+mod api;
 mod apply;
+mod browser;
+mod budgets;
 mod chaos;
+mod checks;
 mod cli;
 mod git;
 mod opencode;
@@ -15,4 +20,5 @@ mod supervise;
 mod support;
 mod tools;
 mod turn;
+mod webhooks;
 mod worktrees;

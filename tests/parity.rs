@@ -59,7 +59,10 @@ async fn compare(case: Case) -> Result<()> {
         insta::assert_debug_snapshot!(case.script, run);
     } else {
         // Others word their tools' results differently.
-        eprintln!("NOT RUN: snapshot of opencode run for {}, as it is of opencode {OPENCODE_TESTED}", case.script);
+        crate::support::not_run!(
+            "snapshot of opencode run for {}, as it is of opencode {OPENCODE_TESTED}",
+            case.script
+        );
     }
     Ok(())
 }

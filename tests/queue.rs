@@ -1,12 +1,14 @@
 //! The queue, on a real Postgres: who becomes a head, who may claim, who may write.
 
+mod asks;
 mod bad_input;
 mod claim;
 mod fence;
 mod lines;
 mod loops;
 mod machine;
-mod recording;
+mod plans;
+pub(crate) mod recording;
 mod repair;
 mod retention;
 mod schema;
@@ -103,7 +105,7 @@ pub(crate) async fn register(store: &Store, worker: Uuid, host_id: &str) {
 }
 
 pub(crate) async fn claim_as(store: &Store, worker: Uuid, host: &str, at_most: usize) -> Vec<Claimed> {
-    let (_, lanes) = store.advance_and_list_lanes().await.expect("advance");
+    let (_, lanes, _) = store.advance_and_list_lanes().await.expect("advance");
     let lanes: Vec<_> =
         lanes.into_iter().filter(|l| l.starts_with("*/") || l.starts_with(&format!("{host}/"))).collect();
     store.claim(&lanes, at_most, worker, host, LEASE).await.expect("claim")

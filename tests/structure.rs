@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["store", "git", "agent"],
     &["worktrees"],
     &["turn", "actions"],
-    &["loops"],
+    &["loops", "api"],
     &["service"],
     &["bench"],
     &["cli"],

@@ -1,13 +1,18 @@
 //! Whole turns: from a row in `tasks` to a change ready for review, through the real opencode.
 
 mod adoption;
+mod asks;
+mod away;
 mod capacity;
 mod endings;
+mod kills;
 mod log;
 mod many;
+mod merge;
 mod recovery;
 mod rehome;
 mod resume;
 mod sandbox;
+mod setup;
 mod stopped;
 mod whole;

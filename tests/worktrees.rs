@@ -8,6 +8,7 @@ mod many;
 mod pool;
 mod processes;
 mod quota;
+mod setup;
 mod whole;
 
 use std::{

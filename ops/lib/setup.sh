@@ -39,3 +39,9 @@ want_debian_postgres() {
     compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null && return
     install_packages postgresql || NOT_RUN+=("tests on Debian's Postgres: /usr/lib/postgresql is not there, and installing it needs root")
 }
+
+# The tests of the dashboard run in a real browser, where it can be had.
+want_chromium() {
+    command -v chromium >/dev/null && return
+    install_packages chromium || NOT_RUN+=("the dashboard in a browser: chromium is not there, and installing it needs root")
+}

@@ -84,7 +84,7 @@ async fn what_is_rejected_is_not_applied_and_the_work_stays() {
     let rig = Rig::new().await;
     let session = rig.session(work).await;
     let id = AnyId::Session(SessionId(session));
-    let (set, paths) = reject_changes(&rig.store, id, &["new".to_owned()], "ada").await.expect("reject");
+    let (set, paths) = reject_changes(&rig.store, id, &["new".to_owned()], None, "ada").await.expect("reject");
     assert_eq!((set.state.as_str(), paths), ("open", vec!["new/file.txt".to_owned()]));
     rig.apply(session).await;
     assert_eq!(rig.read("new/file.txt"), None);

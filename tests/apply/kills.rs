@@ -1,6 +1,6 @@
 //! At most once: two at the same time, a kill at each step, a kill at any moment, and a git that was killed half way through the files.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use millhand::{
     git::Step,
@@ -181,4 +181,29 @@ async fn a_process_killed_at_any_moment_applies_once_or_not_at_all() {
         assert!(again.status.code() == Some(0) || said.contains("applied already"), "round {round}: {said}");
         assert_applied_once(&rig, session, &tree, &format!("killed in round {round}")).await;
     }
+}
+
+#[tokio::test]
+async fn after_a_kill_modes_are_finished_too_and_what_came_to_be_there_is_not_overwritten() {
+    let rig = Rig::new().await;
+    let session = rig
+        .session(|path| {
+            work(path);
+            let script = path.join("src/a.sh");
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("mode");
+            super::write(path, "made/by/agent", "made\n");
+        })
+        .await;
+    killed_at(&rig, session, Step::Moved).await;
+    fs::write(rig.source().join(".git/info/exclude"), "made\n").expect("exclude");
+    rig.write("made/by/agent", "the user's own, and ignored\n");
+    let why = rig.try_apply(session, &request()).await.expect_err("refused").to_string();
+    assert!(why.contains("made/by/agent"), "{why}");
+    assert_eq!(rig.read("made/by/agent").as_deref(), Some("the user's own, and ignored\n"));
+    fs::remove_dir_all(rig.source().join("made")).expect("remove");
+    rig.applier.recover_all().await.expect("recover");
+    assert_eq!(rig.open_set(session).await.1, "applied");
+    assert_eq!(rig.user(&["status", "--porcelain"]), "");
+    let mode = fs::metadata(rig.source().join("src/a.sh")).expect("script").permissions().mode();
+    assert_eq!(mode & 0o111, 0o111);
 }

@@ -7,7 +7,7 @@ use millhand::{
     model::ids::{AnyId, SessionId, TaskId},
 };
 
-use super::{Rig, only, work, write};
+use super::{Rig, only, request, work, write};
 use crate::support::world::git;
 
 fn id(session: i64) -> AnyId {
@@ -69,7 +69,7 @@ async fn comments_become_the_next_prompt_once() {
         idempotency_key: Some(review.key.clone()),
         ..actions::TaskRequest::default()
     };
-    let task = actions::send(&rig.store, session, actions::Chat::First, &send).await.expect("send");
+    let task = actions::send(&rig.store, session, actions::Chat::First, &send).await.expect("send").task;
     let (code, said) = run(&rig, &["send", &s, "--review", "--detach"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(rig.one::<i64>("SELECT count(*) FROM millhand.tasks").await, 2);
@@ -154,4 +154,45 @@ async fn nothing_is_written_through_a_link_that_an_agent_planted() {
     let applied = rig.try_apply(session, &only(&["docs"])).await.expect("apply");
     assert!(applied.not_rebased.is_some(), "{applied:?}");
     assert_eq!(fs::read_dir(&outside).expect("list").count(), 0);
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_is_not_applied_and_what_was_gone_back_to_is() {
+    let rig = Rig::new().await;
+    let session = rig.session(|path| write(path, "one.txt", "one\n")).await;
+    rig.send(session, |path| write(path, "two.txt", "two\n")).await;
+    let set = rig.applier.roll_back(session, AnyId::Task(TaskId(1)), "ada").await.expect("back");
+    assert_eq!(set.state, "open");
+    let why =
+        rig.applier.apply(AnyId::Task(TaskId(2)), &request(), &|_| {}).await.expect_err("rolled back").to_string();
+    assert!(why.contains("going back"), "{why}");
+    rig.apply(session).await;
+    assert_eq!((rig.read("one.txt").as_deref(), rig.read("two.txt")), (Some("one\n"), None));
+    let newest =
+        actions::changes(&rig.store, AnyId::Session(SessionId(session))).await.expect("look").expect("changes");
+    assert_eq!(
+        (newest.set.id, newest.set.state.as_str()),
+        (set.id, "applied"),
+        "it is the session's newest, decided too"
+    );
+
+    // Killed before the files were all there: the same call finishes, and what was there at first is what is kept.
+    let rig = Rig::new().await;
+    let session = rig.session(|path| write(path, "one.txt", "one\n")).await;
+    rig.send(session, |path| {
+        write(path, "two.txt", "two\n");
+        fs::remove_file(path.join("one.txt")).expect("remove");
+    })
+    .await;
+    let worktree = rig.worktree(session);
+    let mirror = rig.root.join("home/mirrors/1.git");
+    let before = git(&mirror, &["rev-parse", &format!("refs/millhand/sessions/{session}/2")]).expect("checkpoint");
+    git(&mirror, &["update-ref", &format!("refs/millhand/rolling-back/{session}"), &before]).expect("as if begun");
+    fs::remove_file(worktree.join("two.txt")).expect("half way");
+    rig.store.begin_rollback(session, 1, "acme", "ada", &rig.host).await.expect("intent");
+    rig.applier.roll_back(session, AnyId::Task(TaskId(1)), "ada").await.expect("back");
+    assert!(worktree.join("one.txt").exists() && !worktree.join("two.txt").exists());
+    let kept = git(&mirror, &["rev-parse", &format!("refs/millhand/rolled-back/{session}")]).expect("kept");
+    assert_eq!(kept, before);
+    assert_eq!(rig.decided(session).await, [("two.txt".to_owned(), "superseded".to_owned())]);
 }

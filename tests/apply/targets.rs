@@ -1,6 +1,6 @@
 //! Other targets: a named branch, a new branch of a remote, a project that is nothing but a URL.
 
-use std::os::unix::process::CommandExt as _;
+use std::{fs, os::unix::process::CommandExt as _};
 
 use millhand::actions::{ApplyRequest, Target};
 
@@ -68,6 +68,117 @@ async fn a_branch_is_pushed_to_the_remote_and_moves_only_forward() {
     rig.try_apply(session, &push).await.expect("on top");
     assert_eq!(at(&format!("{name}^")), git(&colleague, &["rev-parse", "HEAD"]).expect("head"));
     assert_eq!(git(&remote, &["show", &format!("{name}:theirs")]).expect("show"), "theirs");
+}
+
+/// The same line, turn after turn: what the target has of the session already is no conflict with what came after it.
+#[tokio::test]
+async fn an_apply_does_not_conflict_with_an_earlier_one_of_its_session() {
+    let rig = Rig::new().await;
+    git(&rig.root, &["clone", "-q", "--bare", "acme", "remote.git"]).expect("clone");
+    rig.user(&["remote", "add", "origin", rig.root.join("remote.git").to_str().expect("path")]);
+    let push = ApplyRequest { push: true, ..request() };
+    let session = rig
+        .session(|path| {
+            work(path);
+            write(path, "new/file.txt", "one\n");
+        })
+        .await;
+    for (turn, text) in [(1, "two\n"), (2, "three\n")] {
+        rig.try_apply(session, &push).await.unwrap_or_else(|error| panic!("push {turn}: {error}"));
+        rig.send(session, |path| write(path, "new/file.txt", text)).await;
+        rig.try_apply(session, &to("topic")).await.unwrap_or_else(|error| panic!("topic {turn}: {error}"));
+        rig.send(session, |path| write(path, "src/moved.txt", text)).await;
+    }
+    // Only some of it: the others stay as they were applied.
+    rig.send(session, |path| {
+        write(path, "new/file.txt", "four\n");
+        write(path, "src/moved.txt", "four\n");
+    })
+    .await;
+    rig.try_apply(session, &ApplyRequest { only: vec!["new".to_owned()], ..to("topic") }).await.expect("some");
+    assert_eq!(rig.user(&["show", "topic:new/file.txt"]), "four");
+    assert_eq!(rig.user(&["show", "topic:src/moved.txt"]), "two");
+    let (_, _, tree) = rig.open_set(session).await;
+    rig.try_apply(session, &to("topic")).await.expect("the rest");
+    assert_eq!(rig.user(&["rev-parse", "topic^{tree}"]), tree);
+}
+
+#[tokio::test]
+async fn what_a_turn_makes_of_lines_that_are_applied_meanwhile_is_kept() {
+    let rig = Rig::new().await;
+    let session = rig.session(work).await;
+    rig.sql(&format!("INSERT INTO millhand.tasks (session_id, prompt) VALUES ({session}, 'and then')")).await;
+    let (claimed, mirror, worktree) = rig.begin().await;
+    write(&worktree.path, "README.md", "# acme\none\ntwo\nthree\nfour\nfive\nSEVEN\n");
+    assert!(rig.apply(session).await.not_rebased.is_some(), "a turn runs");
+    rig.end(&claimed, &mirror, &worktree).await;
+    rig.applier.recover_all().await.expect("settle");
+    let base: String = rig.one("SELECT base_commit FROM millhand.sessions").await;
+    assert_eq!(base, rig.user(&["rev-parse", "main"]), "it is measured against what was applied");
+    rig.send(session, |path| write(path, "more", "more\n")).await;
+    let paths: Vec<_> = rig.decided(session).await.into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths, ["README.md", "more"]);
+    rig.apply(session).await;
+    assert!(rig.read("README.md").is_some_and(|text| text.ends_with("SEVEN\n")));
+}
+
+#[tokio::test]
+async fn a_push_goes_where_the_users_own_would() {
+    let rig = Rig::new().await;
+    git(&rig.root, &["clone", "-q", "--bare", "acme", "remote.git"]).expect("clone");
+    git(&rig.root, &["clone", "-q", "--bare", "acme", "fork.git"]).expect("clone");
+    rig.user(&["remote", "add", "origin", "../remote.git"]);
+    let session = rig.session(work).await;
+    let push = |branch: &str| ApplyRequest { push: true, ..to(branch) };
+    rig.try_apply(session, &ApplyRequest { only: vec!["docs".to_owned()], ..push("feature") })
+        .await
+        .expect("a relative path");
+    git(&rig.root.join("remote.git"), &["branch", "-m", "feature", "feature/x"]).expect("rename");
+    rig.try_apply(session, &ApplyRequest { only: vec!["new".to_owned()], ..push("feature/x") })
+        .await
+        .expect("a folder of that name");
+    assert_eq!(git(&rig.root.join("remote.git"), &["show", "feature/x:new/file.txt"]).expect("show"), "new");
+    rig.user(&["config", "remote.origin.pushurl", "../fork.git"]);
+    rig.try_apply(session, &ApplyRequest { only: vec!["README.md".to_owned()], ..push("feature") })
+        .await
+        .expect("to the fork");
+    assert!(git(&rig.root.join("fork.git"), &["rev-parse", "feature"]).is_ok());
+}
+
+#[tokio::test]
+async fn a_base_that_was_deleted_is_not_made_anew_unasked() {
+    let rig = Rig::new().await;
+    rig.user(&["checkout", "-qb", "feature"]);
+    rig.sql("UPDATE millhand.projects SET base_branch = 'feature'").await;
+    let session = rig.session(work).await;
+    rig.user(&["checkout", "-q", "main"]);
+    rig.user(&["branch", "-qD", "feature"]);
+    let why = rig.refusal(session, &request()).await;
+    assert!(why.contains("the branch feature is gone"), "{why}");
+    rig.try_apply(session, &to("feature")).await.expect("asked for");
+}
+
+/// What is in LFS is brought along wherever it can be, and a pointer to nothing is not pushed.
+#[tokio::test]
+async fn lfs_content_comes_with_its_pointer() {
+    let rig = Rig::with(&[("README.md", "acme\n"), (".gitattributes", "*.bin filter=lfs -text\n")]).await;
+    git(&rig.root, &["clone", "-q", "--bare", "acme", "remote.git"]).expect("clone");
+    rig.user(&["remote", "add", "origin", "../remote.git"]);
+    let session = rig
+        .session(|path| {
+            write(path, "big.bin", "big\n");
+            write(path, "small", "small\n");
+        })
+        .await;
+    let push = ApplyRequest { push: true, ..request() };
+    let why = rig.refusal(session, &push).await;
+    assert!(why.contains("big.bin") && why.contains("LFS"), "{why}");
+    rig.try_apply(session, &ApplyRequest { only: vec!["small".to_owned()], ..push }).await.expect("the others");
+    rig.try_apply(session, &to("topic")).await.expect("a branch that is checked out nowhere");
+    let pointer = rig.user(&["show", "topic:big.bin"]);
+    let hash = pointer.lines().find_map(|line| line.strip_prefix("oid sha256:")).expect("a pointer").to_owned();
+    let content = rig.source().join(".git/lfs/objects").join(&hash[..2]).join(&hash[2..4]).join(&hash);
+    assert_eq!(std::fs::read_to_string(content).expect("content"), "big\n");
 }
 
 /// Serves a folder of repositories by git's own protocol, and lets people push.
@@ -141,4 +252,49 @@ async fn a_project_by_url_takes_changes_by_push_with_compare_and_swap() {
     let why = rig.try_apply(session, &request()).await.expect_err("refused").to_string();
     assert!(why.contains("refused") && why.contains("protected by policy"), "{why}");
     assert_eq!(rig.decided(session).await, [("more".to_owned(), "pending".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_commit_is_signed_as_the_users_git_does_it_if_asked() {
+    let mut rig = Rig::new().await;
+    let key = rig.root.join("user/key");
+    let made = std::process::Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-C", "ada@example.org", "-f"])
+        .arg(&key)
+        .status();
+    if !made.is_ok_and(|made| made.success()) {
+        crate::support::not_run!("signed commits: the program ssh-keygen (openssh-client) is not there");
+        return;
+    }
+    let public = fs::read_to_string(key.with_extension("pub")).expect("key");
+    let signers = rig.root.join("user/signers");
+    fs::write(&signers, format!("ada@example.org {public}")).expect("signers");
+    let config = format!(
+        "[user]\n\tname = Ada\n\temail = ada@example.org\n\tsigningKey = {}\n[gpg]\n\tformat = ssh\n",
+        key.display()
+    );
+    fs::write(rig.root.join("user/.gitconfig"), config).expect("config");
+    let verify = |rig: &Rig| {
+        std::process::Command::new("git")
+            .args(["-c", &format!("gpg.ssh.allowedSignersFile={}", signers.display()), "verify-commit", "main"])
+            .current_dir(rig.source())
+            .output()
+            .expect("git")
+    };
+    let session = rig.session(|path| write(path, "a.txt", "a\n")).await;
+    rig.apply(session).await;
+    assert!(!verify(&rig).status.success(), "it is opt-in");
+    rig.applier.settings.sign = true;
+    let session = rig.session(|path| write(path, "b.txt", "b\n")).await;
+    rig.apply(session).await;
+    let verified = verify(&rig);
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(verified.status.success() && said.contains("Good \"git\" signature for ada@example.org"), "{said}");
+
+    // A key that is not there: nothing is applied, and it is said.
+    fs::remove_file(&key).expect("remove");
+    fs::remove_file(key.with_extension("pub")).expect("remove");
+    let session = rig.session(|path| write(path, "c.txt", "c\n")).await;
+    let why = rig.refusal(session, &request()).await;
+    assert!(why.contains("sign"), "{why}");
 }

@@ -5,7 +5,11 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
 };
 
-use millhand::actions::ActionError;
+use millhand::{
+    actions::{ActionError, Target},
+    git::Step,
+    model::ids::{AnyId, SessionId},
+};
 
 use super::{FILES, Rig, only, request, work, write};
 use crate::support::world::git;
@@ -58,7 +62,7 @@ async fn conflicts_are_listed_and_nothing_is_half_done() {
     let session = rig.session(work).await;
     rig.commit("README.md", "# acme\none\ntwo\nthree\nfour\nfive\nsix and a half\n");
     let before = rig.everything().await;
-    let Err(ActionError::Conflicts { branch, conflicts }) = rig.try_apply(session, &request()).await else {
+    let Err(ActionError::Conflicts { branch, conflicts, .. }) = rig.try_apply(session, &request()).await else {
         panic!("conflicts")
     };
     assert_eq!((branch.as_str(), conflicts.len(), conflicts[0].path.as_str()), ("main", 1, "README.md"));
@@ -146,12 +150,55 @@ async fn a_lock_is_waited_for_and_never_removed() {
     }
     let lock = rig.source().join(".git/index.lock");
     fs::write(&lock, "").expect("lock");
-    let unlock = tokio::spawn(async move {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        fs::remove_file(&lock).expect("unlock");
-    });
+    // It is let go while the apply waits for it, at the next lock too.
+    let waited = std::sync::atomic::AtomicUsize::new(0);
+    let unlock = |step| {
+        if step == Step::Waiting {
+            waited.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            fs::remove_file(&lock).expect("unlock");
+        }
+    };
+    let applied = rig.applier.apply(AnyId::Session(SessionId(session)), &request(), &unlock).await;
+    applied.expect("after the lock");
+    assert_eq!(waited.into_inner(), 1, "it did wait");
+}
+
+/// What is saved, or comes to be there, between the look and the writing is nobody's to take away.
+#[tokio::test]
+async fn what_the_user_saves_while_the_branch_moves_is_kept() {
+    let rig = Rig::new().await;
+    let session = rig.session(work).await;
+    let before = rig.user(&["rev-parse", "main"]);
+    let source = rig.source();
+    let saves = |step| {
+        if step == Step::Moved {
+            write(&source, "README.md", "# saved a moment ago\n");
+            write(&source, "new/file.txt", "made a moment ago\n");
+        }
+    };
+    let refused = rig.applier.apply(AnyId::Session(SessionId(session)), &request(), &saves).await;
+    let why = refused.expect_err("it cannot be written").to_string();
+    assert!(why.contains("README.md") && why.contains("new/file.txt"), "{why}");
+    assert_eq!(rig.read("README.md").as_deref(), Some("# saved a moment ago\n"));
+    assert_eq!(rig.read("new/file.txt").as_deref(), Some("made a moment ago\n"));
+    assert_eq!(rig.user(&["rev-parse", "main"]), before);
+    assert_eq!(rig.user(&["status", "--porcelain"]), "M README.md\n?? new/");
+    rig.user(&["checkout", "-q", "--", "README.md"]);
+    fs::remove_dir_all(rig.source().join("new")).expect("remove");
     rig.apply(session).await;
-    unlock.await.expect("unlocked");
+}
+
+#[tokio::test]
+async fn a_branch_by_another_name_is_found_where_it_is_checked_out() {
+    let rig = Rig::new().await;
+    let session = rig.session(work).await;
+    rig.user(&["symbolic-ref", "refs/heads/alias", "refs/heads/main"]);
+    let mut to = request();
+    to.target = Target::Branch("alias".to_owned());
+    let applied = rig.try_apply(session, &to).await.expect("applied");
+    assert!(applied.worktree.is_some());
+    assert_eq!(rig.user(&["status", "--porcelain"]), "");
+    assert_eq!(rig.read("new/file.txt").as_deref(), Some("new\n"));
 }
 
 #[tokio::test]
@@ -241,10 +288,10 @@ async fn approval_is_bound_to_the_content() {
     let hash: String = rig.one("SELECT encode(patch_sha256, 'hex') FROM millhand.change_sets").await;
     let mut seen = request();
     seen.expect = Some("0123456789".to_owned());
-    assert!(rig.refusal(session, &seen).await.contains("not those that were approved"));
+    assert!(rig.refusal(session, &seen).await.contains("not those that were looked at"));
     // Somebody who can write to the database changes what is stored, and what is to be applied.
     rig.sql("UPDATE millhand.pending_changes SET patch = patch || '\\x20'::bytea WHERE path = 'README.md'").await;
-    assert!(rig.refusal(session, &request()).await.contains("not those that were approved"));
+    assert!(rig.refusal(session, &request()).await.contains("not those that were looked at"));
     rig.sql("UPDATE millhand.pending_changes SET patch = substr(patch, 1, length(patch) - 1) WHERE path = 'README.md'")
         .await;
     let (_, _, tree) = rig.open_set(session).await;
@@ -270,9 +317,13 @@ async fn links_that_lead_outside_are_refused_by_name() {
             write(path, "fine", "fine\n");
             symlink("../../../etc/passwd", path.join("out")).expect("link");
             symlink("README.md", path.join("in")).expect("link");
+            symlink(".", path.join("up")).expect("link");
+            symlink("up/../secret", path.join("by")).expect("link");
         })
         .await;
     let why = rig.refusal(session, &request()).await;
+    assert!(why.contains("by is a link that leads outside"), "by way of another link: {why}");
+    let why = rig.refusal(session, &only(&["out"])).await;
     assert!(why.contains("out is a link that leads outside"), "{why}");
     rig.try_apply(session, &only(&["fine", "in"])).await.expect("the others");
     assert_eq!(fs::read_link(rig.source().join("in")).expect("link").display().to_string(), "README.md");

@@ -12,6 +12,7 @@ use super::{
     faults::{Kind, Struck},
     host::ChaosHost,
     report::Report,
+    review,
 };
 use crate::support::db::connect;
 
@@ -20,18 +21,40 @@ pub(super) struct Ground<'a> {
     pub(super) folder: &'a Path,
     pub(super) hosts: &'a [ChaosHost],
     pub(super) model: &'a ScriptedModel,
+    /// The user's.
+    pub(super) repository: &'a Path,
+    /// Prompts that were to be acknowledged.
+    pub(super) turns: usize,
+}
+
+/// Where attempts are noted that are given another outcome than they had: each is over once, whoever comes late.
+const ENDED_AGAIN: &str = "public.ended_again";
+
+/// Lets the database note what would leave no trace otherwise.
+pub(super) async fn watch(client: &Client) -> Result<()> {
+    let sql = format!(
+        "CREATE TABLE {ENDED_AGAIN} (attempt_id bigint, was text, became text); \
+         CREATE FUNCTION public.note_ended_again() RETURNS trigger LANGUAGE plpgsql AS $$ \
+         BEGIN INSERT INTO {ENDED_AGAIN} VALUES (OLD.id, OLD.outcome, NEW.outcome); RETURN NULL; END $$; \
+         CREATE TRIGGER ended_again AFTER UPDATE ON millhand.attempts FOR EACH ROW \
+         WHEN (OLD.ended_at IS NOT NULL AND (OLD.outcome, OLD.ended_at) IS DISTINCT FROM (NEW.outcome, NEW.ended_at)) \
+         EXECUTE FUNCTION public.note_ended_again()"
+    );
+    client.batch_execute(&sql).await.context("watch the attempts")
 }
 
 /// Counts everything. All workers have stopped.
 pub(super) async fn check(plan: Plan, ground: &Ground<'_>, database: &Config, struck: &[Struck]) -> Result<Report> {
     let client = connect(database).await?;
     let acknowledged = fs::read_to_string(ground.folder.join("acknowledged"))?;
-    let mut report = Report::new(plan.seed, plan.turns);
+    let mut report = Report::new(plan.seed, ground.turns);
     for fault in struck {
         *report.faults.entry(fault.what.name().to_owned()).or_default() += 1;
     }
     lost_and_doubled(&client, &acknowledged, &mut report).await?;
     trees(&client, &acknowledged, ground, &mut report).await?;
+    let prompts: Vec<&str> = acknowledged.lines().filter_map(|line| line.split(' ').nth(2)).collect();
+    review::check(&client, ground, &prompts, &mut report).await?;
     leftovers(&client, ground, &mut report).await?;
     report.recovery = recovery(&client, ground, struck).await?;
     let (recorded, steps): (i64, i64) = {
@@ -86,6 +109,8 @@ async fn lost_and_doubled(client: &Client, acknowledged: &str, report: &mut Repo
     let sets = "SELECT count(*) FROM (SELECT 1 FROM millhand.change_sets WHERE state <> 'draft' \
                 GROUP BY task_id HAVING count(*) > 1) AS doubled";
     zeros.insert("tasks with two change sets", count(client, sets).await?);
+    let again = format!("SELECT count(*) FROM {ENDED_AGAIN}");
+    zeros.insert("attempts that were over and ended again", count(client, &again).await?);
     zeros.insert("leases left", count(client, "SELECT count(*) FROM millhand.leases").await?);
     let unended = "SELECT count(*) FROM millhand.attempts WHERE ended_at IS NULL";
     zeros.insert("attempts without an end", count(client, unended).await?);
@@ -114,7 +139,8 @@ async fn trees(client: &Client, acknowledged: &str, ground: &Ground<'_>, report:
         }
         let expected = tree.write()?.to_string();
         let newest = "SELECT c.tree_id, c.commit_id, s.home_host FROM millhand.change_sets c \
-                      JOIN millhand.sessions s ON s.id = c.session_id WHERE c.session_id = $1 AND c.state = 'open'";
+                      JOIN millhand.sessions s ON s.id = c.session_id \
+                      WHERE c.session_id = $1 AND c.state IN ('open', 'applied') ORDER BY c.id DESC LIMIT 1";
         let Some(row) = client.query_opt(newest, &[&session]).await? else {
             altered += 1;
             report.notes.push(format!("s{session} has no change set"));

@@ -8,8 +8,10 @@ use std::{
 use anyhow::Result;
 use millhand::config::Home;
 use rustix::process::Signal;
+use tokio_postgres::Config;
 
 use super::host::{ChaosHost, signal_pid};
+use crate::support::db::connect;
 
 /// A fault that struck.
 #[derive(Clone, Debug)]
@@ -31,10 +33,12 @@ pub(super) enum Kind {
     PostgresImmediate,
     ConnectionsCut,
     BlackHole,
+    WorkerAndShimsKilled,
+    ListenersKilled,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::WorkerKilled,
         Self::WorkerStopped,
         Self::Deploy,
@@ -44,6 +48,8 @@ impl Kind {
         Self::PostgresImmediate,
         Self::ConnectionsCut,
         Self::BlackHole,
+        Self::WorkerAndShimsKilled,
+        Self::ListenersKilled,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -57,12 +63,14 @@ impl Kind {
             Self::PostgresImmediate => "postgres immediate",
             Self::ConnectionsCut => "connections cut",
             Self::BlackHole => "black hole",
+            Self::WorkerAndShimsKilled => "worker and shims SIGKILL",
+            Self::ListenersKilled => "listeners killed",
         }
     }
 }
 
 /// Numbers at random that are the same for a seed in every version (splitmix64).
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
     fn roll(&mut self) -> u64 {
@@ -73,25 +81,29 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.roll() % bound as u64).unwrap_or(0)
     }
 
-    fn millis(&mut self, from: u64, to: u64) -> Duration {
+    pub(super) fn millis(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_millis(from + self.roll() % (to - from))
     }
 }
+
+/// How much longer the database is out of reach than other things last: often longer than a lease.
+const BLACK_HOLE_LONGER: u32 = 2;
 
 /// Strikes again and again.
 pub(super) struct Faults {
     dice: Dice,
     database: Home,
+    direct: Config,
     log: Vec<Struck>,
 }
 
 impl Faults {
-    pub(super) fn new(seed: u64, database: Home) -> Self {
-        Self { dice: Dice(seed), database, log: Vec::new() }
+    pub(super) fn new(seed: u64, database: Home, direct: Config) -> Self {
+        Self { dice: Dice(seed), database, direct, log: Vec::new() }
     }
 
     pub(super) fn log(&self) -> &[Struck] {
@@ -126,15 +138,28 @@ impl Faults {
             Kind::ConnectionsCut => host.proxy().cut(),
             Kind::BlackHole => {
                 host.proxy().black_hole();
-                tokio::time::sleep(lasts).await;
+                tokio::time::sleep(lasts * BLACK_HOLE_LONGER).await;
                 host.proxy().forward();
                 host.proxy().cut();
             }
+            Kind::WorkerAndShimsKilled => {
+                host.kill_shims();
+                host.kill_and_restart(lasts / 8).await?;
+            }
+            Kind::ListenersKilled => self.kill_listeners().await,
         }
         for host in hosts {
             host.see_to_it()?;
         }
         Ok(())
+    }
+
+    /// Ends the connections that listen; a database that is away has none.
+    async fn kill_listeners(&self) {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query ILIKE 'LISTEN%'";
+        if let Ok(client) = connect(&self.direct).await {
+            let _ = client.execute(sql, &[]).await;
+        }
     }
 
     fn signal_postgres(&self, signal: Signal) {

@@ -19,6 +19,8 @@ use crate::support::{
 
 /// How long a worker that is told to stop may take.
 const STOP_WITHIN: Duration = Duration::from_secs(120);
+/// The host that hears no NOTIFY, as behind a pooler of connections, and has to poll.
+const POLLS: usize = 1;
 
 /// A home with its worker.
 pub(super) struct ChaosHost {
@@ -55,6 +57,7 @@ impl ChaosHost {
             ("HOME", home.join("user").to_string_lossy().into_owned()),
             ("MILLHAND_HOME", home.to_string_lossy().into_owned()),
             ("DATABASE_URL", url),
+            ("MILLHAND_API_LISTEN", text("off")),
             ("MILLHAND_AGENT_OPENCODE_BINARY", support::programs::opencode()?.path.to_string_lossy().into_owned()),
             ("MILLHAND_AGENT_OPENCODE_CONFIG", opencode.to_string()),
             ("MILLHAND_AGENT_OPENCODE_DEFAULT_MODEL", text("scripted/work")),
@@ -70,6 +73,10 @@ impl ChaosHost {
             ("MILLHAND_RETRY_MAX_INFRA_LOSSES", text("1000")),
             ("MILLHAND_RETRY_BACKOFF_BASE", text("200ms")),
         ];
+        let mut environment = environment;
+        if number == POLLS {
+            environment.push(("MILLHAND_DATABASE_LISTEN", text("false")));
+        }
         let worker = spawn(&home, &environment)?;
         Ok(Self { name: format!("host{number}"), home, proxy, environment, worker, is_stopped: false })
     }
@@ -84,14 +91,26 @@ impl ChaosHost {
 
     /// What its processes are marked with; none before its first start came so far.
     pub(super) fn scope(&self) -> Option<String> {
-        let text = fs::read_to_string(self.home.join("private/host")).ok()?;
-        text.split_whitespace().next().map(str::to_owned)
+        scope(&self.home)
     }
 
     /// Its agent's servers.
     pub(super) fn servers(&self) -> Vec<u32> {
         let Some(scope) = self.scope() else { return Vec::new() };
         support::worker::servers(&scope)
+    }
+
+    /// A command of `millhand` in its home.
+    pub(super) fn command(&self) -> HomeCommand {
+        HomeCommand { home: self.home.clone(), environment: self.environment.clone() }
+    }
+
+    /// Kills the shims of its servers, so that nobody is left to end those.
+    pub(super) fn kill_shims(&self) {
+        let shims = self.servers().into_iter().filter_map(parent);
+        // Not the worker: a server that lost its shim hangs elsewhere.
+        let is_ours = |pid: &u32| *pid > 1 && Some(*pid) != self.worker.id();
+        shims.filter(is_ours).for_each(|pid| signal_pid(pid, Signal::KILL));
     }
 
     /// Sends its worker a signal, if it is there.
@@ -151,6 +170,46 @@ impl ChaosHost {
         ensure!(status.success(), "{}: the worker ended with {status}", self.name);
         Ok(())
     }
+}
+
+/// Runs `millhand` as the user of a home does.
+#[derive(Clone)]
+pub(super) struct HomeCommand {
+    home: PathBuf,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl HomeCommand {
+    /// The id of the home; none before its worker came so far.
+    pub(super) fn scope(&self) -> Option<String> {
+        scope(&self.home)
+    }
+
+    /// Starts a command. Dropping it kills it.
+    pub(super) fn spawn(&self, arguments: &[&str]) -> Result<Child> {
+        let log = fs::File::options().create(true).append(true).open(self.home.join("commands.log"))?;
+        let mut command = Command::new(millhand());
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true);
+        Ok(command.spawn()?)
+    }
+}
+
+fn scope(home: &Path) -> Option<String> {
+    let text = fs::read_to_string(home.join("private/host")).ok()?;
+    text.split_whitespace().next().map(str::to_owned)
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// Sends a process a signal, if it is there.

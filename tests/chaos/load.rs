@@ -14,7 +14,7 @@ use super::Plan;
 use crate::support::db::connect;
 
 /// Prompts of a session.
-const LINE: usize = 5;
+pub(super) const LINE: usize = 5;
 /// Between two inserts.
 const PAUSE: Duration = Duration::from_millis(150);
 /// Longest that faults wait for progress.
@@ -23,6 +23,7 @@ const ROOM: Duration = Duration::from_secs(15);
 const TRY_EVERY: Duration = Duration::from_millis(100);
 
 /// Inserts the work.
+#[derive(Clone)]
 pub(super) struct Loader {
     plan: Plan,
     database: Config,
@@ -52,6 +53,24 @@ impl Loader {
             tokio::time::sleep(PAUSE).await;
         }
         Ok(())
+    }
+
+    /// One prompt more in a session of each host, when nothing happens to anybody any more: nobody is restarted now, and so would look
+    /// for work for that. Answers with how many there are.
+    pub(super) async fn one_more_each(&self) -> Result<usize> {
+        let mut file = File::options().append(true).open(&self.acknowledged)?;
+        let client = connect(&self.database).await?;
+        let sessions =
+            "SELECT min(id) FROM millhand.sessions WHERE home_host IS NOT NULL GROUP BY home_host ORDER BY 1";
+        let mut count = 0;
+        for row in client.query(sessions, &[]).await? {
+            let session: i64 = row.get(0);
+            let prompt = format!("turn-{}", self.plan.turns + count);
+            let (task, _) = self.insert(&prompt, Some(session)).await;
+            writeln!(file, "{task} {session} {prompt}")?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     async fn insert(&self, prompt: &str, session: Option<i64>) -> (i64, i64) {

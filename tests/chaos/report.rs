@@ -20,6 +20,10 @@ pub(super) struct Report {
     pub(super) tokens_recorded: u64,
     pub(super) steps_recorded: u64,
     pub(super) worktrees_unknown: u64,
+    /// Change sets that landed.
+    pub(super) applied: u64,
+    /// What the user committed to the same branch meanwhile.
+    pub(super) own_commits: u64,
     pub(super) notes: Vec<String>,
 }
 
@@ -37,6 +41,8 @@ impl Report {
             tokens_recorded: 0,
             steps_recorded: 0,
             worktrees_unknown: 0,
+            applied: 0,
+            own_commits: 0,
             notes: Vec::new(),
         }
     }
@@ -76,6 +82,10 @@ impl Report {
             "  tokens billed {}, recorded {} in {} steps; the rest are calls that a kill cut off\n",
             self.tokens_billed, self.tokens_recorded, self.steps_recorded
         ));
+        text.push_str(&format!(
+            "  change sets applied {}, to a branch with {} other commits meanwhile\n",
+            self.applied, self.own_commits
+        ));
         text.push_str(&format!("  worktrees without a row: {}\n", self.worktrees_unknown));
         for note in &self.notes {
             text.push_str(&format!("  note: {note}\n"));
@@ -99,6 +109,7 @@ impl Report {
                 "p99": self.recovered_within(99),
                 "max": self.recovered_within(100),
             },
+            "applied": self.applied,
             "tokens_billed": self.tokens_billed,
             "tokens_recorded": self.tokens_recorded,
             "clean": self.is_clean(),

@@ -162,3 +162,25 @@ async fn a_database_without_a_schema_says_migrate_and_migrate_is_safe_twice() ->
     assert_eq!((ran.code, ran.stderr.contains("upgrade millhand")), (1, true), "{}", ran.stderr);
     Ok(())
 }
+
+#[tokio::test]
+async fn amounts_and_days_that_cannot_be_meant_are_refused_in_words() -> Result<()> {
+    let cli = Cli::new().await?;
+    for (arguments, words) in [
+        (&["budget", "set"][..], "--task"),
+        (&["budget", "set", "--day", "-1"], "-1"),
+        (&["budget", "set", "--day", "much"], "expected USD such as 5 or 0.50"),
+        (&["budget", "set", "--total", "5"], "a total is for one project"),
+        (&["budget", "set", "--project", "nobody", "--day", "5"], "unknown project \"nobody\""),
+        (&["budget", "clear", "--day"], "there is no such limit"),
+        (&["budget", "price", "a*b", "1", "1"], "names no model"),
+        (&["budget", "price", "a/b", "1"], "OUTPUT"),
+        (&["budget", "price", "--clear", "a/b"], "there is no price for \"a/b\""),
+        (&["stats", "--since", "yesterday"], "a number of days such as 7d"),
+        (&["stats", "--project", "nobody"], "unknown project \"nobody\""),
+    ] {
+        let ran = cli.run(arguments).await?;
+        assert!(ran.code != 0 && ran.stderr.contains(words), "{arguments:?}: {} {}", ran.code, ran.stderr);
+    }
+    Ok(())
+}

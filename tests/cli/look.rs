@@ -28,7 +28,10 @@ async fn help_teaches_the_tool() -> Result<()> {
         "inbox",
         "retry",
         "project add",
-        "stats costs",
+        "stats",
+        "budget",
+        "budget set",
+        "budget price",
         "migrate",
         "db psql",
     ] {
@@ -46,7 +49,15 @@ async fn help_teaches_the_tool() -> Result<()> {
 async fn lists_and_views_read_well() -> Result<()> {
     let cli = Cli::new().await?;
     let mut all = String::new();
-    let empty: &[&[&str]] = &[&["ls"], &["ls", "--sessions"], &["inbox"], &["stats", "costs"], &["project", "ls"]];
+    let empty: &[&[&str]] = &[
+        &["ls"],
+        &["ls", "--sessions"],
+        &["inbox"],
+        &["stats"],
+        &["budget"],
+        &["budget", "price"],
+        &["project", "ls"],
+    ];
     let full: &[&[&str]] = &[
         &["ls"],
         &["ls", "--state", "failed", "--state", "waiting"],
@@ -57,11 +68,21 @@ async fn lists_and_views_read_well() -> Result<()> {
         &["show", "t5"],
         &["show", "s1"],
         &["inbox"],
-        &["stats", "costs"],
+        &["stats"],
         &["stats", "costs", "--by", "model"],
+        &["stats", "--by", "task", "--project", "acme"],
+        &["stats", "--by", "session", "--since", "7d"],
+        &["stats", "--since", "2999-01-01"],
         &["project", "ls"],
         &["diff", "t1"],
         &["diff", "s1", "--stat"],
+        &["budget", "set", "--day", "20", "--task", "0.50", "--task", "2Mtok"],
+        &["budget", "set", "--project", "acme", "--day", "0.01", "--total", "5Mtok"],
+        &["ls", "--state", "pending"],
+        &["inbox", "-n", "1"],
+        &["budget", "clear", "--project", "acme", "--day"],
+        &["budget", "price", "local/*", "0", "0", "--cache-read", "0.1"],
+        &["budget", "price", "--clear", "local/*"],
     ];
     for (what, commands) in [("empty", empty), ("full", full)] {
         if what == "full" {
@@ -103,6 +124,7 @@ async fn json_has_the_columns_and_a_version() -> Result<()> {
         &["show", "s4", "--json"],
         &["inbox", "--json"],
         &["stats", "costs", "--by", "agent", "--json"],
+        &["budget", "set", "--project", "acme", "--day", "5", "--json"],
         &["project", "ls", "--json"],
         &["diff", "t1", "--json"],
         &["cancel", "t7", "--json"],

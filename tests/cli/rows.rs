@@ -39,7 +39,8 @@ impl Cli {
                  INSERT INTO millhand.usage (attempt_id, task_id, project, agent, model, agent_session, message_id, input_tokens,
                      output_tokens, cache_read_tokens, cost_usd)
                      VALUES (1, 1, 'acme', 'opencode', 'anthropic/claude', 'ses_1', 'm1', 1000, 34, 200, 0.0123),
-                            (NULL, NULL, 'gone', 'opencode', 'openai/gpt', 'ses_0', 'm0', 25000, 1000000, 0, 12.345678);
+                            (NULL, NULL, 'gone', 'opencode', 'openai/gpt', 'ses_0', 'm0', 25000, 1000000, 0, 12.345678),
+                            (NULL, NULL, 'gone', 'opencode', 'local/llama', 'ses_0', 'm2', 500, 20, 0, NULL);
                  UPDATE millhand.tasks SET state = 'failed', lane = NULL, holds_line = true, attempts = 3, last_attempt = 3, error_class = 'agent_failed',
                      error_message = E'the model stopped at its output limit\\nask for less at once', created_at = now() - interval '2 hours',
                      finished_at = now() - interval '2 hours' WHERE id = 2;
@@ -66,8 +67,8 @@ impl Cli {
         client.execute(insert, &[&"caf\u{fffd}.txt", &Some(odd), &"added", &0_i32, &flags[1], &PATCH[1]]).await?;
         client
             .execute(
-                "INSERT INTO millhand.tasks (project, prompt, idempotency_key, created_at) \
-                 VALUES ('acme', $1, 'k7', now() - interval '1 hour')",
+                "INSERT INTO millhand.tasks (project, prompt, idempotency_key, created_at, run_at) \
+                 VALUES ('acme', $1, 'k7', now() - interval '1 hour', now() - interval '1 hour')",
                 &[&HOSTILE_PROMPT],
             )
             .await?;

@@ -15,6 +15,7 @@ async fn private(cli: &Cli, arguments: &[&str]) -> Result<Ran> {
         .env_remove("DATABASE_URL")
         .env("MILLHAND_AGENT_OPENCODE_BINARY", find_opencode()?.path)
         .env("MILLHAND_POSTGRES_BINARIES", crate::support::programs::postgres()?.folder)
+        .env("MILLHAND_API_LISTEN", "127.0.0.1:0")
         .env("MILLHAND_TIMINGS_DRAIN", "1s");
     finish(command).await
 }
@@ -34,6 +35,7 @@ async fn worker_goes_up_and_down_and_leaves_nothing() -> Result<()> {
 
     let up = private(&cli, &["up", "--detach"]).await?;
     assert_eq!(up.code, 0, "{}{}", up.text(), up.stderr);
+    dashboard_opens(&cli, &up.text()).await?;
     let again = private(&cli, &["up", "--detach", "--json"]).await?;
     assert_eq!((again.code, &again.objects()[0]["already_running"]), (0, &true.into()), "{}", again.stderr);
     let status = private(&cli, &["status", "--json"]).await?.objects().remove(0);
@@ -50,6 +52,47 @@ async fn worker_goes_up_and_down_and_leaves_nothing() -> Result<()> {
     assert_eq!((asked.code, cli.home().exists()), (2, true), "it asks first");
     let removed = private(&cli, &["uninstall", "--yes"]).await?;
     assert_eq!((removed.code, cli.home().exists()), (0, false), "{}", removed.stderr);
+    Ok(())
+}
+
+/// The link that `up` prints logs a browser in, once, and is nowhere else.
+async fn dashboard_opens(cli: &Cli, said: &str) -> Result<()> {
+    let link = said.split_whitespace().find(|word| word.contains("/login?code=")).context(said.to_owned())?;
+    let (url, code) = link.split_once("/login?code=").context("a code")?;
+    let status = private(cli, &["status"]).await?.text();
+    assert!(status.contains(url) && !status.contains(code), "{status}");
+    let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build()?;
+    let answer = browser.get(link).send().await?;
+    assert_eq!(answer.status().as_u16(), 303);
+    let cookie = answer.headers()["set-cookie"].to_str()?.split(';').next().context("cookie")?.to_owned();
+    let me = browser.get(format!("{url}/api/me")).header("cookie", &cookie).send().await?;
+    assert_eq!(me.json::<serde_json::Value>().await?["scopes"], serde_json::json!(["admin"]));
+    assert_eq!(browser.get(link).send().await?.status().as_u16(), 401, "once");
+    let log = std::fs::read_to_string(cli.home().join("private/logs/worker.log"))?;
+    assert!(log.contains(url) && !log.contains(code) && !log.contains("login?code"), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_port_in_use_takes_the_dashboard_and_not_the_worker() -> Result<()> {
+    let cli = Cli::new().await?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let listen = taken.local_addr()?.to_string();
+    let with = async |arguments: &[&str]| -> Result<Ran> {
+        let mut command = cli.command(arguments);
+        command.env("MILLHAND_AGENT_OPENCODE_BINARY", find_opencode()?.path).env("MILLHAND_API_LISTEN", &listen);
+        finish(command).await
+    };
+    let up = with(&["up", "--detach"]).await?;
+    assert_eq!(up.code, 0, "{}{}", up.text(), up.stderr);
+    assert!(up.stderr.contains("no dashboard") && up.stderr.contains(&listen), "{}", up.stderr);
+    let status = with(&["status", "--json"]).await?.objects().remove(0);
+    assert_eq!((status["workers"].as_array().map(Vec::len), &status["api"]), (Some(1), &serde_json::Value::Null));
+    let log = std::fs::read_to_string(cli.home().join("private/logs/worker.log"))?;
+    assert!(log.contains("api.listen names another address"), "{log}");
+    let alone = with(&["api"]).await?;
+    assert_eq!((alone.code, alone.stderr.contains("--listen")), (2, true), "{}", alone.stderr);
+    assert_eq!(with(&["down"]).await?.code, 0);
     Ok(())
 }
 

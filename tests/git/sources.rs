@@ -158,7 +158,7 @@ async fn repository_that_borrows_objects_is_copied_whole() {
 async fn repository_of_another_owner_works() {
     let world = World::with(&[("a", b"a\n")]).await;
     if !rustix::process::geteuid().is_root() {
-        eprintln!("NOT RUN: only root can give a repository away");
+        crate::support::not_run!("only root can give a repository away");
         return;
     }
     let given_away =

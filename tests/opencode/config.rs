@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use millhand::{
     agent::Backend,
     model::{
+        ask::AskPolicy,
         event::{AgentEvent, ToolStatus},
         outcome::Ending,
     },
@@ -245,7 +246,7 @@ async fn a_change_of_configuration_takes_a_new_server_and_a_new_conversation() -
     let directory = rig.worktree("w", &[]).await?;
     let session = rig.session(&directory, "fine").await?;
     let pid = rig.backend.server_pid(1).await;
-    rig.project.allow_asks = true;
+    rig.project.asks = AskPolicy::Allow;
     let mut request = rig.request(&directory, "fine");
     request.resume = Some((session.id.clone(), session.config_hash.clone()));
     let (new, events) = rig.open(request).await?;

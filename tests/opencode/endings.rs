@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use millhand::{
     agent::Backend,
     model::{
+        ask::AskPolicy,
         event::{AgentEvent, ToolStatus},
         outcome::Ending,
     },
@@ -155,7 +156,7 @@ async fn asks_are_refused_with_a_warning_or_allowed_by_policy() -> Result<()> {
     // Denied, a question does not stop the turn.
     assert_eq!(rig.run("question").await?.report.ending, Ending::Completed);
 
-    rig.project.allow_asks = true;
+    rig.project.asks = AskPolicy::Allow;
     let ran = rig.run("asks").await?;
     assert_eq!(ran.report.ending, Ending::Completed, "{ran:?}");
     assert_eq!((asks(&ran, "once"), asks(&ran, "reject")), (1, 0));

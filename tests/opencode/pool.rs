@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use anyhow::{Context, Result, ensure};
 use millhand::{
     agent::{AgentSession, Backend, Seat},
-    model::{event::AgentEvent, outcome::Ending},
+    model::{ask::AskPolicy, event::AgentEvent, outcome::Ending},
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -147,7 +147,7 @@ async fn a_new_configuration_waits_for_the_turn_that_runs() -> Result<()> {
     let directory = rig.worktree("w", &[]).await?;
     let session = rig.session(&directory, "waits").await?;
     let pid = rig.backend.server_pid(1).await.context("a server")?;
-    rig.project.allow_asks = true;
+    rig.project.asks = AskPolicy::Allow;
     let other = rig.worktree("other", &[]).await?;
     let seats = rig.backend.reserve(&[1], 1);
     let turn = rig.prompt_until(&session, prompt("Go"), CancellationToken::new(), |_| {});

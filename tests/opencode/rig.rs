@@ -16,7 +16,7 @@ use millhand::{
         opencode::{OpencodeBackend, OpencodeSetup},
     },
     config::Timings,
-    model::event::AgentEvent,
+    model::{ask::AskPolicy, event::AgentEvent},
     scripted::{Prices, Script, ScriptedModel, model_name},
     supervise::{Supervisor, end_family, find_family},
 };
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 use tokio::{process::Command, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{millhand, opencode::find_opencode};
+use crate::support::{desk::Nobody, millhand, opencode::find_opencode};
 
 /// Longest that anything in these tests may take.
 pub const LONG: Duration = Duration::from_secs(120);
@@ -86,6 +86,8 @@ impl Rig {
             recycle_bytes: 4_000_000_000,
             show_reasoning: true,
             confinement: None,
+            counters: millhand::model::counters::Counters::default(),
+            user: None,
             cache: root.join("private/opencode"),
             logs: Some(root.join("logs")),
         };
@@ -96,7 +98,7 @@ impl Rig {
             name: "sample".to_owned(),
             folder: root.join("agents/1"),
             trusted: false,
-            allow_asks: false,
+            asks: AskPolicy::Reject,
             env_pass: Vec::new(),
         };
         let backend = OpencodeBackend::new(setup.clone());
@@ -171,7 +173,7 @@ impl Rig {
         let (sender, mut receiver) = mpsc::channel(100);
         let mut events = Vec::new();
         let turn = async {
-            let report = self.backend.prompt(session, prompt, &sender, stop).await;
+            let report = self.backend.prompt(session, prompt, &Nobody, &sender, stop).await;
             drop(sender);
             report
         };

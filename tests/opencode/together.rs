@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
-use millhand::model::{event::AgentEvent, outcome::Ending};
+use millhand::{
+    agent::Backend as _,
+    model::{event::AgentEvent, outcome::Ending},
+};
 use serde_json::json;
 
-use super::rig::{Rig, prompt};
+use super::rig::{LONG, Rig, prompt};
+use crate::support::wait_until;
 
 const SESSIONS: usize = 20;
 
@@ -58,6 +62,31 @@ async fn twenty_sessions_in_twenty_worktrees_lose_no_event() -> Result<()> {
         assert_eq!(ran.report.steps.len(), 2, "{n}");
     }
     assert_eq!(rig.backend.unknown_events(1).await, Some(0));
+    rig.end().await
+}
+
+#[tokio::test]
+async fn who_stops_waiting_for_a_server_does_not_have_a_second_one_started_beside_it() -> Result<()> {
+    let fine = r#"[{"type": "text", "content": "Fine."}, {"type": "done"}]"#;
+    let rig = Rig::with(&[("fine", fine)], json!({}), |setup| {
+        let script = r#"[ "$1" = serve ] && { echo started >> "$HERE/starts"; until [ -e "$HERE/go" ]; do sleep 0.05; done; }; exec "$REAL" "$@""#;
+        Rig::wrapped(setup, script);
+    })
+    .await?;
+    let starts = rig.folder.path().join("starts");
+    let directory = rig.worktree("w", &[]).await?;
+    let (sender, _events) = tokio::sync::mpsc::channel(100);
+    let request = rig.request(&directory, "fine");
+    tokio::select! {
+        opened = rig.backend.ensure_session(request, &sender) => anyhow::bail!("{opened:?}"),
+        started = wait_until("it starts", LONG, async || starts.exists()) => started?,
+    }
+    // Whoever waited is gone. The next one gets the server that they began.
+    std::fs::write(rig.folder.path().join("go"), "")?;
+    let session = rig.session(&directory, "fine").await?;
+    assert_eq!(rig.prompt(&session, prompt("Do")).await?.report.ending, Ending::Completed);
+    assert_eq!(std::fs::read_to_string(&starts)?, "started\n");
+    assert_eq!(rig.setup.counters.all()["servers_started"], 1);
     rig.end().await
 }
 

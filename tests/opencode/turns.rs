@@ -51,7 +51,7 @@ async fn a_turn_is_told_once_counted_and_charged() -> Result<()> {
         (1200, 34, 11, 800)
     );
     assert_eq!(step.model, "scripted/hello");
-    assert_eq!(step.cost_usd, Prices::default().cost_usd(rig.model.billed()));
+    assert_eq!(step.cost_usd, Some(Prices::default().cost_usd(rig.model.billed())));
 
     // The second turn tells and charges nothing of the first.
     let second = rig.prompt(&session, prompt("Again")).await?;
@@ -116,8 +116,21 @@ async fn a_subagents_cost_is_part_of_the_turns() -> Result<()> {
     let sum = |of: fn(&millhand::model::usage::StepUsage) -> i64| ran.report.steps.iter().map(of).sum::<i64>();
     assert_eq!(sum(|step| step.input_tokens), i64::try_from(billed.input)?);
     assert_eq!(sum(|step| step.output_tokens), i64::try_from(billed.output)?);
-    assert_eq!(ran.report.steps.iter().map(|step| step.cost_usd).sum::<Decimal>(), Prices::default().cost_usd(billed));
+    assert_eq!(
+        ran.report.steps.iter().filter_map(|step| step.cost_usd).sum::<Decimal>(),
+        Prices::default().cost_usd(billed)
+    );
     assert_eq!(ran.texts(), ["I delegate.", "It looked."], "what the subagent says is its own");
+    // What a step cost is told when it is over, and not only in the end: who is killed before that has told it.
+    let told: Vec<_> = ran
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            AgentEvent::StepFinish { usage, .. } => Some(usage),
+            _ => None,
+        })
+        .collect();
+    assert!(ran.report.steps.iter().all(|step| told.iter().filter(|told| **told == step).count() == 1), "{told:?}");
     rig.end().await
 }
 

@@ -9,7 +9,10 @@ use millhand::{
         opencode::{OpencodeBackend, OpencodeSetup},
     },
     config::Timings,
-    model::event::{AgentEvent, ToolStatus},
+    model::{
+        ask::AskPolicy,
+        event::{AgentEvent, ToolStatus},
+    },
     scripted::{ScriptedModel, model_name},
     supervise::Supervisor,
 };
@@ -19,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::support::{
+    desk::Nobody,
     millhand,
     opencode::{Finish, Place, RUN_WITHIN, Step, Tool, find_opencode, lean_config, nine_places},
 };
@@ -43,6 +47,8 @@ fn backend(model: &ScriptedModel, extra: &Value, home: &Path) -> Result<Opencode
         recycle_bytes: 4_000_000_000,
         show_reasoning: true,
         confinement: None,
+        counters: millhand::model::counters::Counters::default(),
+        user: None,
         cache: home.join("cache"),
         logs: None,
     }))
@@ -71,7 +77,7 @@ pub async fn record(
         name: "sample".to_owned(),
         folder: home.path().join("agents/1"),
         trusted: false,
-        allow_asks: false,
+        asks: AskPolicy::Reject,
         env_pass: Vec::new(),
     };
     let request = SessionRequest {
@@ -85,7 +91,7 @@ pub async fn record(
     };
     let session = backend.ensure_session(request, &sender).await?;
     let prompt = Prompt::new(prompt.to_owned(), format!("msg_{}", Uuid::new_v4().simple()));
-    let turn = backend.prompt(&session, prompt, &sender, CancellationToken::new());
+    let turn = backend.prompt(&session, prompt, &Nobody, &sender, CancellationToken::new());
     let report = tokio::time::timeout(RUN_WITHIN, turn).await.context("the turn hangs")?;
     drop(sender);
     backend.shutdown(Duration::from_secs(10)).await;
@@ -127,7 +133,7 @@ fn steps(events: &[AgentEvent], directory: &str) -> Result<Vec<Step>> {
                     reasoning: usage.reasoning_tokens,
                     cache_read: usage.cache_read_tokens,
                     cache_write: usage.cache_write_tokens,
-                    cost_usd: nine_places(usage.cost_usd)?,
+                    cost_usd: nine_places(usage.cost_usd.unwrap_or_default())?,
                 });
                 steps.push(std::mem::take(&mut step));
             }

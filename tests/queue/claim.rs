@@ -46,7 +46,7 @@ async fn a_session_that_has_a_home_is_claimed_there_only() {
 async fn a_task_for_an_agent_that_nobody_has_stays_and_is_not_thrown_away() {
     let q = Queue::new().await;
     q.sql("INSERT INTO millhand.tasks (project, prompt, agent) VALUES ('acme', 'x', 'nosuch/mode')").await;
-    let (_, lanes) = q.store.advance_and_list_lanes().await.expect("lanes");
+    let (_, lanes, _) = q.store.advance_and_list_lanes().await.expect("lanes");
     assert_eq!(lanes, ["*/1/nosuch"]);
     let agents = ["opencode".to_owned()];
     assert!(!millhand::model::lane::Lane::parse(&lanes[0]).expect("lane").runs_on(HOST, &agents));

@@ -5,7 +5,7 @@ use millhand::{
     store::{
         Connect, Store,
         queue::{Finish, Finished},
-        turns::AgentSessionRow,
+        turns::{AgentSessionRow, BeforePrompt},
     },
 };
 use uuid::Uuid;
@@ -39,7 +39,7 @@ async fn expired_lease_returns_task_to_queue_and_the_old_holder_writes_nothing()
     assert_eq!(q.state(task).await, "running");
     let row = AgentSessionRow { external_id: "ses_zombie".to_owned(), config_hash: "h".to_owned() };
     let stored = q.store.before_prompt(zombie.token, "opencode", "opencode", HOST, &row, "a", "m", "msg_1").await;
-    assert!(!stored.expect("before prompt"));
+    assert_eq!(stored.expect("before prompt"), BeforePrompt::Fenced);
     let settled = q.store.settle_session(zombie.token, Some("main"), "c0ffee", HOST, "/wt", "b").await;
     assert!(!settled.expect("settle"));
     assert!(q.store.heartbeat(q.worker, &[zombie.token], LEASE, LEASE).await.expect("heartbeat").is_empty());
@@ -169,4 +169,19 @@ async fn a_connection_that_is_gone_without_a_word_costs_one_heartbeat() {
     proxy.forward();
     let again = std::time::Duration::from_secs(10);
     assert!(store.heartbeat(q.worker, &[claimed.token], LEASE, again).await.expect("a new connection")[0].renewed);
+}
+
+#[tokio::test]
+async fn a_task_whose_worker_died_keeps_its_place_before_the_backlog() {
+    let q = Queue::new().await;
+    let (_, ours) = q.open().await;
+    assert_eq!(q.claim_one().await.task_id, ours);
+    for _ in 0..10 {
+        q.open().await;
+    }
+    // Restarted, with one place: the turn that may be adopted is the one that goes on.
+    let successor = Uuid::new_v4();
+    register(&q.store, successor, HOST).await;
+    q.store.rescue_host(HOST, 10, successor).await.expect("rescue");
+    assert_eq!(super::claim_as(&q.store, successor, HOST, 1).await[0].task_id, ours);
 }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use millhand::{model::retry::Verdict, store::turns::AgentSessionRow};
+use millhand::{
+    model::retry::Verdict,
+    store::turns::{AgentSessionRow, BeforePrompt},
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -354,7 +357,7 @@ async fn send(q: &Queue, claimed: &millhand::store::queue::Claimed) {
         .store
         .before_prompt(claimed.token, "opencode", "opencode", HOST, &session, "opencode/build", "m", "msg_1")
         .await;
-    assert!(sent.expect("sent"));
+    assert_eq!(sent.expect("sent"), BeforePrompt::Stored);
 }
 
 async fn lose(q: &Queue) {

@@ -16,7 +16,7 @@ use rust_decimal::Decimal;
 
 use super::{AGAIN, Queue};
 
-fn owner(claimed: &Claimed) -> Owner<'_> {
+pub(crate) fn owner(claimed: &Claimed) -> Owner<'_> {
     Owner {
         attempt_id: claimed.attempt_id,
         task_id: claimed.task_id,
@@ -26,7 +26,7 @@ fn owner(claimed: &Claimed) -> Owner<'_> {
     }
 }
 
-fn changes(paths: &[&[u8]]) -> ChangeSet {
+pub(crate) fn changes(paths: &[&[u8]]) -> ChangeSet {
     let file = |path: &&[u8]| FileChange {
         path: path.to_vec(),
         old_path: None,
@@ -58,7 +58,7 @@ fn step(message: &str, output: i64, cost: i64) -> StepUsage {
         model: "scripted/m".to_owned(),
         input_tokens: 10,
         output_tokens: output,
-        cost_usd: Decimal::new(cost, 9),
+        cost_usd: Some(Decimal::new(cost, 9)),
         ..StepUsage::default()
     }
 }

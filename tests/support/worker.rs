@@ -29,6 +29,7 @@ pub fn command(world: &World, name: &str, variables: &[(&str, &str)]) -> Result<
         .env("MILLHAND_AGENT_OPENCODE_BINARY", settings.opencode.binary.as_deref().context("opencode")?)
         .env("MILLHAND_AGENT_OPENCODE_CONFIG", settings.opencode.config.as_deref().context("config")?)
         .env("MILLHAND_AGENT_OPENCODE_DEFAULT_MODEL", settings.opencode.default_model.as_deref().context("model")?)
+        .env("MILLHAND_API_LISTEN", "off")
         .env("MILLHAND_TIMINGS_HEARTBEAT", "1s")
         .env("MILLHAND_TIMINGS_RESCUE", "1s")
         .envs(variables.iter().copied())

@@ -48,6 +48,8 @@ impl World {
         settings.opencode.config = Some(config.to_string());
         settings.opencode.default_model = scripts.first().map(|(name, _)| format!("scripted/{name}"));
         settings.worker.concurrency = Some(8);
+        // Worlds are many, and the usual port is one.
+        settings.api.listen = None;
         settings.timings = quick();
         settings.retry.backoff_base = Duration::from_millis(200);
         settings.retry.rate_limit_wait = Duration::from_millis(200);

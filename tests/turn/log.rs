@@ -20,6 +20,7 @@ fn command(world: &World, arguments: &[&str]) -> Result<Command> {
         .envs(world.settings.environment.0.iter())
         .env("MILLHAND_HOME", world.settings.home.root())
         .env("DATABASE_URL", world.db.url())
+        .env("MILLHAND_API_LISTEN", "off")
         .env("MILLHAND_AGENT_OPENCODE_BINARY", opencode.binary.as_ref().context("opencode")?)
         .env("MILLHAND_AGENT_OPENCODE_CONFIG", opencode.config.as_ref().context("config")?)
         .env("MILLHAND_AGENT_OPENCODE_DEFAULT_MODEL", opencode.default_model.as_ref().context("model")?)
@@ -47,7 +48,9 @@ async fn each_line_of_a_turn_names_its_task_attempt_and_session_and_status_tells
         anyhow::Ok(status["workers"][0]["counters"].clone())
     };
     wait_until("the counts are told", TURN_WITHIN, async || {
-        counted().await.is_ok_and(|counts| counts["claimed"] == 2 && counts["finished.completed"] == 2)
+        counted().await.is_ok_and(|counts| {
+            counts["claimed"] == 2 && counts["finished.completed"] == 2 && counts["servers_started"] == 1
+        })
     })
     .await?;
     kill_process(Pid::from_raw(i32::try_from(worker.id())?).context("pid")?, Signal::TERM)?;

@@ -79,6 +79,8 @@ async fn a_session_whose_host_is_gone_for_good_goes_on_elsewhere_with_its_work_a
     let mut world = World::new(&[("works", WORKS)]).await?;
     let daemon = GitDaemon::start(world.repository().parent().context("parent")?).await?;
     world.sql(&format!("UPDATE millhand.projects SET source = 'git://127.0.0.1:{}/acme/.git'", daemon.port)).await?;
+    // What the operator wants in each new worktree is not among what was recorded: it is done anew.
+    world.sql("UPDATE millhand.projects SET setup_command = 'touch $TMPDIR/set-up-$(basename $PWD)'").await?;
     let timings = [
         ("MILLHAND_TIMINGS_LEASE", "3s"),
         ("MILLHAND_TIMINGS_HEARTBEAT", "500ms"),
@@ -103,6 +105,9 @@ async fn a_session_whose_host_is_gone_for_good_goes_on_elsewhere_with_its_work_a
 
     let other = Host::start(&elsewhere(&world), world.db.store()?, millhand().to_owned()).await?;
     assert_eq!(world.settled(second).await?, "completed", "{:?}", world.verdict(second).await?);
+    for home in [&world.settings.home, &elsewhere(&world).home] {
+        assert!(home.agent_folder(1).join("tmp/set-up-s1").exists(), "{}", home.root().display());
+    }
     let hosts: Vec<String> = world
         .sql("SELECT host_id FROM millhand.attempts WHERE task_id = 2 ORDER BY number")
         .await?

@@ -141,3 +141,84 @@ async fn without_the_sandbox_an_agent_reaches_what_its_user_does() -> Result<()>
     stop(host).await;
     Ok(())
 }
+
+/// A user of every machine, without rights or a home.
+const NOBODY: &str = "nobody";
+
+/// Who owns what is in a folder, by user id, links not followed.
+fn owners(folder: &Path) -> Result<std::collections::BTreeSet<u32>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mut owners = std::collections::BTreeSet::from([fs::symlink_metadata(folder)?.uid()]);
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        owners.insert(entry.metadata()?.uid());
+        if entry.file_type()?.is_dir() {
+            owners.extend(self::owners(&entry.path())?);
+        }
+    }
+    Ok(owners)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_root_runs_agents_as_the_user_that_is_named() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !rustix::process::geteuid().is_root() {
+        crate::support::not_run!("agents of another user: it takes root");
+        return Ok(());
+    }
+    let nobody = millhand::supervise::AgentUser::find(NOBODY)?.run_as.uid;
+    // It works on files that root checked out, with git in a repository that root made, and leaves a file that only it may read.
+    let work = "id -un && echo more >>README.md && rm src/main.sh && mkdir new && echo x >new/x && chmod 600 new/x && chmod 700 new \
+                && git add -A && git commit -qm mine && git status --porcelain && mktemp >/dev/null && mkdir -p $CARGO_HOME \
+                && ! mv ../s1 ../gone && ! touch ../../x && echo + $(id -un) || echo + failed";
+    let more = "cat new/x && echo again >new/x && echo more >>README.md && echo + $(id -un) || echo + failed";
+    let scripts = [("work", &*runs("sh ./work")), ("more", &*runs("sh ./more"))];
+    let files = [("README.md", "# acme\n"), ("src/main.sh", "echo acme\n"), ("work", work), ("more", more)];
+    let mut world = World::with_files(&scripts, &files).await?;
+    fs::set_permissions(world.path(), fs::Permissions::from_mode(0o755))?;
+    let reaches = |path: &Path| {
+        path.ancestors().all(|folder| fs::metadata(folder).is_ok_and(|m| m.permissions().mode() & 1 != 0))
+    };
+    let binary = world.settings.opencode.binary.clone().context("opencode")?;
+    if !reaches(world.path()) || !reaches(&binary) {
+        crate::support::not_run!(
+            "agents of another user: {} or {} is closed to others",
+            world.path().display(),
+            binary.display()
+        );
+        return Ok(());
+    }
+    let root = world.settings.home.root().to_owned();
+    let worktree = root.join("agents/1/worktrees/s1");
+
+    for (user, uid) in [(Some(NOBODY), nobody), (None, 0)] {
+        // And back again: what the user left is root's then.
+        world.settings.sandbox.user = user.map(str::to_owned);
+        let host = world.start().await?;
+        let (session, script): (Option<i64>, _) = if user.is_some() { (None, "work") } else { (Some(1), "more") };
+        let row = world
+            .one::<i64>(&format!(
+                "INSERT INTO millhand.tasks (project, session_id, prompt, model) VALUES ({}, {}, 'x', 'scripted/{script}') RETURNING id",
+                if session.is_none() { "'acme'" } else { "NULL" },
+                session.map_or("NULL".to_owned(), |session| session.to_string()),
+            ))
+            .await?;
+        ensure!(world.settled(row).await? == "completed", "{:?}", world.verdict(row).await?);
+        let told = "SELECT e.data::text FROM millhand.turn_events e ORDER BY e.attempt_id, e.seq";
+        let told: Vec<String> = world.sql(told).await?.iter().map(|row| row.get(0)).collect();
+        let said = succeeded(&world, row).await.with_context(|| told.join("\n"))?;
+        assert_eq!(said, [user.unwrap_or("root")], "{}", told.join("\n"));
+        assert_eq!(owners(&worktree)?, [uid].into(), "{user:?}");
+        assert_eq!(owners(&root.join("agents/1/opencode"))?, [uid].into(), "{user:?}");
+        let patch = String::from_utf8_lossy(&world.patch(row).await?).into_owned();
+        assert!(patch.contains("+more") && patch.contains("new/x") && patch.contains("src/main.sh"), "{patch}");
+        stop(host).await;
+    }
+    // What was found out on the way is not to be trusted to a user that is not there, or is root.
+    for (name, why) in [("nobody-at-all", "no user"), ("root", "is root")] {
+        world.settings.sandbox.user = Some(name.to_owned());
+        let error = format!("{:#}", world.start().await.err().context("refused")?);
+        assert!(error.contains(why) && error.contains("sandbox.user"), "{error}");
+    }
+    Ok(())
+}

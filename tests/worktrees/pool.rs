@@ -192,7 +192,7 @@ async fn a_reaper_killed_while_it_reset_a_worktree_is_finished_and_the_work_is_s
                 fs::rename(&worktree.path, pool.join("p1-0123")).expect("folder");
                 fs::remove_file(pool.join("p1-0123/new.txt")).expect("file");
             }
-            _ => git.pool_worktree(&mirror, one, "p1-0123", &base).await.expect("pool"),
+            _ => git.pool_worktree(&mirror, one, "p1-0123", &base, false).await.expect("pool"),
         }
         if step == "taken out of the pool" {
             let path = rig.worktrees.home.pool(1).join("p1-0123");

@@ -5,10 +5,11 @@
 //! root is the map.
 //!
 //! Modules point one way, and a test holds them to it:
-//! `cli → service → loops → {turn, actions} → worktrees → {agent, git, store} → postgres → {supervise, tools, model, config}`.
+//! `cli → service → {loops, api} → {turn, actions} → worktrees → {agent, git, store} → postgres → {supervise, tools, model, config}`.
 
 pub mod actions;
 pub mod agent;
+pub mod api;
 pub mod bench;
 pub mod cli;
 pub mod config;

@@ -8,23 +8,22 @@ use sha2::{Digest, Sha256};
 
 use super::{
     ActionError, Changes, Result, changes,
-    decide::{chosen, open_changes},
+    decide::{chosen, held_against, not_those, open_changes},
     no_session,
 };
 use crate::{
     config::{ApplySettings, Timings},
     git::{
-        Applies, Approved, Base, CommitText, Git, GitError, Landed, Landing, Merged, Mirror, Push, Pushed, SourceKind,
-        Step, headers_of,
+        Applies, Approved, Base, Git, GitError, Landed, Landing, Mirror, Push, Pushed, SourceKind, Step, headers_of,
     },
     model::{
-        apply::{CommitFacts, author, message},
-        ids::{AnyId, SessionId, TaskId},
+        apply::Taken,
+        ids::{AnyId, SessionId},
     },
     store::{
         Store,
-        changes::{Begun, NewApply},
-        reads::ProjectRow,
+        changes::{ApplyRow, Begun, NewApply},
+        projects::ProjectRow,
         reads_turns::ChangeSetRow,
     },
     worktrees::{Moved, WorktreeError, Worktrees},
@@ -78,12 +77,14 @@ pub struct ApplyRequest {
     pub push: bool,
     /// The message, instead of the template's.
     pub message: Option<String>,
+    /// Refuse changes whose checks have not all passed; none: if the project says so.
+    pub require_checks: Option<bool>,
     /// Who says so.
     pub who: String,
 }
 
 /// What came of it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Applied {
     /// The change set, as it is now.
     #[serde(flatten)]
@@ -104,6 +105,8 @@ pub struct Applied {
     pub worktree: Option<String>,
     /// Why the session is still measured against its old base, if it is.
     pub not_rebased: Option<String>,
+    /// What speaks against the changes: they failed checks, or are not checked yet.
+    pub unchecked: Option<String>,
 }
 
 pub(super) fn refused<T>(what: impl Into<String>, hint: impl Into<String>) -> Result<T> {
@@ -111,25 +114,32 @@ pub(super) fn refused<T>(what: impl Into<String>, hint: impl Into<String>) -> Re
 }
 
 /// The repository, or remote, and the branch that takes the changes.
-struct Goal {
-    project: ProjectRow,
-    branch: String,
+pub(super) struct Goal {
+    pub(super) project: ProjectRow,
+    pub(super) branch: String,
     /// To a remote.
-    remote: bool,
+    pub(super) remote: bool,
     /// It is the branch that the session is measured against.
-    is_base: bool,
+    pub(super) is_base: bool,
 }
 
 /// A commit that is ready to land.
-struct Ready {
-    old: Option<String>,
-    new: String,
+pub(super) struct Ready {
+    pub(super) old: Option<String>,
+    pub(super) new: String,
+    /// What was merged.
+    pub(super) tree: Taken,
 }
 
-enum Prepared {
+pub(super) enum Prepared {
     Ready(Ready),
-    /// The target has it all.
-    Nothing,
+    /// The target has it all, at this commit.
+    Nothing {
+        /// The commit.
+        tip: String,
+        /// What was merged.
+        tree: Taken,
+    },
 }
 
 impl Applier {
@@ -146,19 +156,32 @@ impl Applier {
             return refused("there is nothing to apply", "see: millhand ls");
         };
         let project = super::project_named(&self.store, &project).await?;
-        let held = self.git.lock_applies(project.id).await?;
-        self.recover(&project, &held).await?;
+        let held = match self.git.try_lock_applies(project.id).await? {
+            Some(held) => held,
+            None => {
+                on_step(Step::Waiting);
+                self.git.lock_applies(project.id).await?
+            }
+        };
+        let unsettled = self.recover(&project, &held).await?;
         // As it is now: whoever had the lock may have applied it.
         let found = open_changes(&self.store, id).await?;
         let goal = self.goal(project, &found.set, request).await?;
+        // One that is in the way; of others the settler speaks.
+        let in_the_way = |row: &ApplyRow| {
+            row.change_set_id == found.set.id || (row.branch == goal.branch && row.remote == goal.remote)
+        };
+        if let Some((_, error)) = unsettled.into_iter().find(|(row, _)| in_the_way(row)) {
+            return Err(error);
+        }
         let places = chosen(&found, &request.only)?;
         if places.is_empty() {
             return refused("there is nothing to apply", "its files are decided already; see: millhand review");
         }
+        let unchecked = self.objection(&found, &goal.project, request).await?;
         let approved = self.approved(&found, places, request).await?;
         let mirror = self.mirror(&goal.project, &found.set).await?;
-        let tree = self.git.chosen_tree(&mirror, &approved).await?;
-        self.take(&goal, &found, &approved, &mirror, &tree, request, &held, on_step).await
+        self.take(&goal, &found, &approved, &mirror, unchecked, request, &held, on_step).await
     }
 
     /// Merges and lands, again if the target moves meanwhile.
@@ -169,7 +192,7 @@ impl Applier {
         found: &Changes,
         approved: &Approved,
         mirror: &Mirror,
-        tree: &str,
+        unchecked: Option<String>,
         request: &ApplyRequest,
         held: &Applies,
         on_step: &(dyn Fn(Step) + Send + Sync),
@@ -186,12 +209,17 @@ impl Applier {
             remote_message: None,
             worktree: None,
             not_rebased: None,
+            unchecked,
         };
         for _ in 0..TRIES {
-            let ready = match self.prepare(goal, set, mirror, tree, request, held, on_step).await? {
+            let ready = match self.prepare(goal, set, mirror, approved, request, held, on_step).await? {
                 Prepared::Ready(ready) => ready,
-                Prepared::Nothing => {
-                    self.store.mark_applied(set.id, &files, &request.who).await?;
+                Prepared::Nothing { tip, tree } => {
+                    self.store.mark_applied(set.id, &files, &request.who, &goal.branch).await?;
+                    if goal.is_base {
+                        let onto = Base { branch: Some(goal.branch.clone()), commit: tip };
+                        applied.not_rebased = self.rebase(&goal.project, set, None, &onto, Some(tree)).await?;
+                    }
                     applied.set = self.reread(set).await?;
                     return Ok(applied);
                 }
@@ -206,7 +234,9 @@ impl Applier {
                     self.git.forget_change(mirror, set.id).await?;
                     applied.commit = Some(ready.new.clone());
                     if goal.is_base {
-                        applied.not_rebased = self.rebase(&goal.project, set, begun, &ready.new, &goal.branch).await?;
+                        let onto = Base { branch: Some(goal.branch.clone()), commit: ready.new.clone() };
+                        applied.not_rebased =
+                            self.rebase(&goal.project, set, Some(begun), &onto, Some(ready.tree)).await?;
                         on_step(Step::Rebased);
                     }
                     applied.set = self.reread(set).await?;
@@ -229,7 +259,18 @@ impl Applier {
         refused(format!("{} moves faster than changes can be merged with it", goal.branch), "try again")
     }
 
-    async fn goal(&self, project: ProjectRow, set: &ChangeSetRow, request: &ApplyRequest) -> Result<Goal> {
+    /// What its checks say against a change set; refused if they are required.
+    async fn objection(&self, found: &Changes, project: &ProjectRow, request: &ApplyRequest) -> Result<Option<String>> {
+        let objection = super::checks_of(&self.store, found).await?.objection();
+        match objection {
+            Some(objection) if request.require_checks.unwrap_or(project.checks_required) => {
+                refused(objection, "see: millhand check show; apply them all the same: --require-checks=false")
+            }
+            objection => Ok(objection),
+        }
+    }
+
+    pub(super) async fn goal(&self, project: ProjectRow, set: &ChangeSetRow, request: &ApplyRequest) -> Result<Goal> {
         let source = self.git.kind_of(&project.source)?;
         if project.host_id.as_ref().is_some_and(|host| *host != self.host_id) {
             let what = format!("the repository {} is on another host", project.source);
@@ -257,17 +298,7 @@ impl Applier {
     /// What was approved, held against what is stored.
     async fn approved(&self, found: &Changes, places: Vec<usize>, request: &ApplyRequest) -> Result<Approved> {
         let set = &found.set;
-        let changed = || {
-            refused(
-                "the changes are not those that were approved",
-                format!("look at them again: millhand review; their hash is {}", set.patch_sha256),
-            )
-        };
-        if let Some(expected) = &request.expect
-            && (expected.len() < 8 || !set.patch_sha256.starts_with(&expected.to_ascii_lowercase()))
-        {
-            return changed();
-        }
+        held_against(set, request.expect.as_deref())?;
         for place in &places {
             let file = &found.files[*place];
             if let Some((_, why)) = UNREADABLE.iter().find(|(flag, _)| file.flags.iter().any(|found| found == flag)) {
@@ -275,14 +306,18 @@ impl Applier {
             }
         }
         let (mut hash, mut headers, mut after) = (Sha256::new(), Vec::with_capacity(found.files.len()), 0);
-        while let Some((id, patch)) = self.store.next_patch(set.id, after).await? {
-            after = id;
-            hash.update(&patch);
-            headers.push(headers_of(&patch));
+        loop {
+            let patches = self.store.next_patches(set.id, after).await?;
+            let Some((last, _)) = patches.last() else { break };
+            after = *last;
+            for (_, patch) in &patches {
+                hash.update(patch);
+                headers.push(headers_of(patch));
+            }
         }
         let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         if hash != set.patch_sha256 {
-            return changed();
+            return not_those(set);
         }
         // One that is too large has no patch, and so no headers: it is not to be taken, but it is there.
         Ok(Approved {
@@ -292,103 +327,6 @@ impl Applier {
             headers,
             chosen: places,
         })
-    }
-
-    pub(super) async fn mirror(&self, project: &ProjectRow, set: &ChangeSetRow) -> Result<Mirror> {
-        match self.git.mirror_with(project.id, &set.commit_id).await? {
-            Some(mirror) => Ok(mirror),
-            None => {
-                let home = match set.session_id {
-                    Some(id) => self.store.session(id).await?.and_then(|session| session.home_host),
-                    None => None,
-                };
-                let home = home.map(|host| format!("on the host {host}")).unwrap_or_default();
-                refused("this host does not have the work of that session", format!("run this command {home}"))
-            }
-        }
-    }
-
-    /// Fetches the target, merges with it, and makes the commit.
-    #[expect(clippy::too_many_arguments, reason = "the steps of one apply, called once")]
-    async fn prepare(
-        &self,
-        goal: &Goal,
-        set: &ChangeSetRow,
-        mirror: &Mirror,
-        tree: &str,
-        request: &ApplyRequest,
-        held: &Applies,
-        on_step: &(dyn Fn(Step) + Send + Sync),
-    ) -> Result<Prepared> {
-        self.git.ensure_mirror(goal.project.id, &goal.project.source, None).await?;
-        let old = self.tip(goal, mirror, held).await?;
-        on_step(Step::Fetched);
-        // A new branch starts where the session did: what was reviewed is what it has. So does one that is born now, which has no start.
-        let start = match &old {
-            Some(tip) => Some(tip.clone()),
-            None => self.git.start_of(mirror, &set.base_commit).await?,
-        };
-        let merged = match self.git.merge(mirror, &set.base_commit, start.as_deref(), tree).await? {
-            Merged::Clean(merged) => merged,
-            Merged::Conflicts(conflicts) => {
-                return Err(ActionError::Conflicts { branch: goal.branch.clone(), conflicts });
-            }
-        };
-        if let Some(old) = &old
-            && self.git.tree_of(mirror, old).await? == merged
-        {
-            return Ok(Prepared::Nothing);
-        }
-        let text = self.text(set, request).await?;
-        let new = self.git.commit_change(mirror, set.id, &merged, start.as_deref(), &text).await?;
-        Ok(Prepared::Ready(Ready { old, new }))
-    }
-
-    async fn tip(&self, goal: &Goal, mirror: &Mirror, held: &Applies) -> Result<Option<String>> {
-        if !goal.remote {
-            return Ok(self.git.mirrored_tip(mirror, &goal.branch).await?);
-        }
-        let tip = self.git.remote_tip(&goal.project.source, &goal.branch).await?;
-        if tip.is_some() {
-            self.git.fetch_remote_branch(mirror, &goal.project.source, &goal.branch, held).await?;
-        }
-        Ok(tip)
-    }
-
-    async fn text(&self, set: &ChangeSetRow, request: &ApplyRequest) -> Result<CommitText> {
-        let session = match set.session_id {
-            Some(id) => self.store.session(id).await?,
-            None => None,
-        };
-        let task = match set.task_id {
-            Some(id) => self.store.task(id).await?,
-            None => None,
-        };
-        let facts = CommitFacts {
-            title: session.as_ref().map_or("", |session| &session.title),
-            prompt: task.as_ref().map_or("", |task| &task.prompt),
-            summary: task.as_ref().and_then(|task| task.output_summary.as_deref()).unwrap_or_default(),
-            session: set.session_id.map(|id| SessionId(id).to_string()).unwrap_or_default(),
-            task: set.task_id.map(|id| TaskId(id).to_string()).unwrap_or_default(),
-            agent: &set.agent,
-            project: &set.project,
-        };
-        let by = match &self.settings.author {
-            None => None,
-            Some(text) => match author(text) {
-                Some((name, address)) => Some((name.to_owned(), address.to_owned())),
-                None => {
-                    return refused(format!("apply.author: \"{text}\" is not of the form Name <address>"), "mend it");
-                }
-            },
-        };
-        let template = request.message.as_deref().unwrap_or(&self.settings.message);
-        let text = match &request.message {
-            // A person's own words are not a template.
-            Some(own) => message("{title}", &self.settings.trailers, &CommitFacts { title: own, ..facts }),
-            None => message(template, &self.settings.trailers, &facts),
-        };
-        Ok(CommitText { author: by, message: text, sign: self.settings.sign })
     }
 
     async fn begin(
@@ -410,6 +348,7 @@ impl Applier {
             branch: &goal.branch,
             old_commit: ready.old.as_deref(),
             new_commit: &ready.new,
+            tree_id: &ready.tree.tree_id,
             rebases: goal.is_base,
             files,
         };
@@ -461,16 +400,33 @@ impl Applier {
         &self,
         project: &ProjectRow,
         set: &ChangeSetRow,
-        apply_id: i64,
-        commit: &str,
-        branch: &str,
+        apply_id: Option<i64>,
+        onto: &Base,
+        taken: Option<Taken>,
     ) -> Result<Option<String>> {
-        let Some(session_id) = set.session_id else { return Ok(None) };
-        // The commit is in the user's repository now: the mirror is to have it from there, as all others.
-        self.git.ensure_mirror(project.id, &project.source, None).await?;
-        let onto = Base { branch: Some(branch.to_owned()), commit: commit.to_owned() };
-        let moved = match self.worktrees.rebase(session_id, &onto).await {
+        let Some(session_id) = set.session_id else {
+            if let Some(apply_id) = apply_id {
+                self.store.settle_applies(None, apply_id, Some("its session is gone")).await?;
+            }
+            return Ok(None);
+        };
+        // The commit is in the user's repository now: the mirror is to have it from there, as all others. One that it has already, from
+        // having made it, is not waited for.
+        let has_it = self.git.mirror_with(project.id, &onto.commit).await?.is_some();
+        let fetch = self.git.ensure_mirror(project.id, &project.source, None);
+        let rebase = self.worktrees.rebase(session_id, onto, taken.as_ref());
+        let moved = if has_it {
+            let (fetched, moved) = tokio::join!(fetch, rebase);
+            fetched?;
+            moved
+        } else {
+            fetch.await?;
+            rebase.await
+        };
+        let moved = match moved {
             Err(WorktreeError::Store(error)) => return Err(error.into()),
+            // It may be half way there; the settler goes on with it.
+            Err(WorktreeError::Git(error)) if !error.is_refusal() => Moved::Later(error.to_string()),
             Err(error) => Moved::No(error.to_string()),
             Ok(moved) => moved,
         };
@@ -479,13 +435,13 @@ impl Applier {
             Moved::No(why) => (Some(why), true),
             Moved::Later(why) => (Some(why), false),
         };
-        if settled {
-            self.store.settle_applies(session_id, apply_id, problem.as_deref()).await?;
+        if let Some(apply_id) = apply_id.filter(|_| settled) {
+            self.store.settle_applies(Some(session_id), apply_id, problem.as_deref()).await?;
         }
         Ok(problem)
     }
 
-    async fn reread(&self, set: &ChangeSetRow) -> Result<ChangeSetRow> {
+    pub(super) async fn reread(&self, set: &ChangeSetRow) -> Result<ChangeSetRow> {
         Ok(self.store.change_set_by_id(set.id).await?.unwrap_or_else(|| set.clone()))
     }
 }

@@ -5,6 +5,8 @@ use crate::{
     model::ids::AnyId,
     store::{
         Store,
+        checks::CheckRunRow,
+        forecasts::ForecastRow,
         reads_turns::{ChangeSetRow, ChangesOf, PendingChangeRow},
     },
 };
@@ -16,6 +18,10 @@ pub struct Changes {
     pub set: ChangeSetRow,
     /// Its files, in the order of the patch.
     pub files: Vec<PendingChangeRow>,
+    /// What the project's checks said of it.
+    pub checks: Vec<CheckRunRow>,
+    /// What would come of applying it now, if it is open and that is known.
+    pub forecast: Option<ForecastRow>,
 }
 
 /// The result of a task, or a session's newest; none if there is none yet.
@@ -43,12 +49,18 @@ pub async fn changes(store: &Store, id: AnyId) -> Result<Option<Changes>> {
     let Some(set) = store.change_set(of).await? else {
         return Ok(None);
     };
-    let files = store.changed_files(set.id).await?;
-    Ok(Some(Changes { set, files }))
+    let forecast = async {
+        match set.state == "open" {
+            true => Ok(store.forecasts(None, Some(set.id)).await?.pop()),
+            false => Ok(None),
+        }
+    };
+    let (files, checks, forecast) = tokio::try_join!(store.changed_files(set.id), store.check_runs(set.id), forecast)?;
+    Ok(Some(Changes { set, files, checks, forecast }))
 }
 
-/// The patch of the next file behind the one with this id (0: the first), and that file's id. The patches one after
-/// another are what `git apply` takes.
-pub async fn next_patch(store: &Store, set: &ChangeSetRow, after: i64) -> Result<Option<(i64, Vec<u8>)>> {
-    Ok(store.next_patch(set.id, after).await?)
+/// The patches of the next files behind the one with this id (0: the first), with those files' ids; none: there are no more. One after another they
+/// are what `git apply` takes.
+pub async fn next_patches(store: &Store, set: &ChangeSetRow, after: i64) -> Result<Vec<(i64, Vec<u8>)>> {
+    Ok(store.next_patches(set.id, after).await?)
 }

@@ -9,14 +9,15 @@ use crate::{
     model::ids::{AnyId, TaskId},
     store::{
         Store,
+        fleet::ServerRow,
         migrate::SchemaState,
-        reads::{AgentRow, InboxRow, LiveWorker, SessionRow, TaskFilter, TaskRow},
+        reads::{AgentRow, InboxFilter, InboxRow, LiveWorker, SessionFilter, SessionRow, TaskFilter, TaskRow},
         reads_turns::AttemptRow,
     },
 };
 
 /// A task in a list.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Look {
     /// The task.
     #[serde(flatten)]
@@ -58,15 +59,25 @@ pub struct Overview {
     pub schema: SchemaState,
     /// Workers heard of lately.
     pub workers: Vec<LiveWorker>,
-    /// Tasks per state.
+    /// Their agents' servers.
+    pub servers: Vec<ServerRow>,
+    /// Tasks per state; of those that are over, the ones of the last 24 hours.
     pub tasks: Vec<(String, i64)>,
     /// How long the oldest task that could run has waited.
     pub oldest_due: Option<Duration>,
+    /// Deliveries to webhooks that were given up.
+    pub dead_deliveries: i64,
+    /// Webhooks that their receivers had turned off.
+    pub webhooks_off: i64,
 }
 
 /// Who could run something now. `window` is how long a lease lives.
 async fn fleet(store: &Store, window: Duration) -> Result<Fleet> {
-    Ok(Fleet { workers: store.live_workers(window).await?, agents: store.agents().await? })
+    Ok(Fleet {
+        workers: store.live_workers(window).await?,
+        agents: store.agents().await?,
+        over_budget: store.budgets_over().await?,
+    })
 }
 
 fn look(task: TaskRow, fleet: &Fleet) -> Look {
@@ -88,11 +99,11 @@ pub async fn list_tasks(store: &Store, filter: &TaskFilter, at_most: i64, window
 }
 
 /// Sessions, newest first.
-pub async fn list_sessions(store: &Store, project: Option<&str>, at_most: i64) -> Result<Vec<SessionRow>> {
-    if let Some(project) = project {
+pub async fn list_sessions(store: &Store, filter: &SessionFilter, at_most: i64) -> Result<Vec<SessionRow>> {
+    if let Some(project) = &filter.project {
         project_named(store, project).await?;
     }
-    Ok(store.sessions(project, at_most).await?)
+    Ok(store.sessions(filter, at_most).await?)
 }
 
 /// The task that an id means: itself, or the newest of a session or chat.
@@ -125,6 +136,16 @@ pub(super) async fn look_at(store: &Store, task_id: i64, window: Duration) -> Re
     Ok(look(task, &fleet))
 }
 
+/// A task as it is now, with why it waits.
+pub async fn task(store: &Store, task_id: i64, window: Duration) -> Result<Look> {
+    look_at(store, task_id, window).await
+}
+
+/// A session.
+pub async fn session(store: &Store, session_id: i64) -> Result<SessionRow> {
+    store.session(session_id).await?.ok_or_else(|| no_session(session_id))
+}
+
 /// A task with all that happened to it.
 pub async fn show_task(store: &Store, task_id: i64, window: Duration) -> Result<TaskView> {
     let look = look_at(store, task_id, window).await?;
@@ -150,8 +171,11 @@ pub async fn show_session(store: &Store, session_id: i64, at_most: i64, window: 
 }
 
 /// What needs a person, newest first.
-pub async fn inbox(store: &Store, at_most: i64) -> Result<Vec<InboxRow>> {
-    Ok(store.inbox(at_most).await?)
+pub async fn inbox(store: &Store, filter: &InboxFilter, at_most: i64) -> Result<Vec<InboxRow>> {
+    if let Some(project) = &filter.project {
+        project_named(store, project).await?;
+    }
+    Ok(store.inbox(filter, at_most).await?)
 }
 
 /// What hosts can run, as they last said.
@@ -173,12 +197,24 @@ pub async fn session_of_chat(store: &Store, chat_id: i64) -> Result<i64> {
 pub async fn overview(store: &Store, window: Duration) -> Result<Overview> {
     let schema = store.schema_state().await?;
     if schema.require_current().is_err() {
-        return Ok(Overview { schema, workers: Vec::new(), tasks: Vec::new(), oldest_due: None });
+        return Ok(Overview {
+            schema,
+            workers: Vec::new(),
+            servers: Vec::new(),
+            tasks: Vec::new(),
+            oldest_due: None,
+            dead_deliveries: 0,
+            webhooks_off: 0,
+        });
     }
+    let (dead_deliveries, webhooks_off) = store.webhook_trouble().await?;
     Ok(Overview {
         schema,
         workers: store.live_workers(window).await?,
+        servers: store.servers(window).await?,
         tasks: store.tasks_by_state().await?,
         oldest_due: store.oldest_due().await?,
+        dead_deliveries,
+        webhooks_off,
     })
 }

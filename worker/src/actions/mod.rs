@@ -3,38 +3,63 @@
 //! Plain async functions over the store, with typed results. They decide nothing that the database decides (who may be
 //! retried, what is refused), and they print nothing.
 
+mod access;
 mod apply;
+mod asks;
 mod changes;
+mod checks;
 mod costs;
 mod decide;
+mod fleet;
 mod follow;
+mod forecast;
 mod look;
+mod post;
+mod prepare;
 mod projects;
 mod queue;
 mod recover;
 mod review;
 mod sessions;
+mod webhooks;
 mod why;
 
+pub use crate::store::reads::InboxFilter;
+pub use access::{Principal, WhichToken, add_login_code, add_token, log_in, principal_of, revoke_token, tokens};
 pub use apply::{Applied, Applier, ApplyRequest, Target};
-pub use changes::{Changes, changes, next_patch};
-pub use costs::costs;
-pub use decide::{open_changes, reject_changes};
-pub use follow::{Followed, Follower};
-pub use look::{
-    Look, Overview, SessionView, TaskView, inbox, list_sessions, list_tasks, models, overview, resolve_task,
-    session_of_chat, show_session, show_task, workers,
+pub use asks::{Answered, Reply, answer, ask};
+pub use changes::{Changes, changes, next_patches};
+pub use checks::{add_check, checks_of, list_checks, remove_check, run_checks, send_back};
+pub use costs::{
+    BUDGETS_PER, Costs, budgets, clear_budgets, clear_price, costs, prices, set_budgets, set_price, since,
 };
-pub use projects::{ProjectRequest, add_project, list_projects, project_named, project_of, remove_project, valid_name};
-pub use queue::{Acted, Chat, TaskRequest, cancel, dismiss, enqueue, retry, send};
+pub use decide::{open_changes, reject_changes};
+pub use fleet::{Activity, activity, servers};
+pub use follow::{Followed, Follower};
+pub use forecast::{ConflictPrompt, Outlook};
+pub use look::{
+    Look, Overview, SessionView, TaskView, inbox, list_sessions, list_tasks, models, overview, resolve_task, session,
+    session_of_chat, show_session, show_task, task, workers,
+};
+pub use post::Poster;
+pub use projects::{
+    ProjectRequest, add_project, change_setup, list_projects, project_named, project_of, public, remove_project,
+    show_project, valid_name,
+};
+pub use queue::{Acted, Chat, Queued, RetryWith, TaskRequest, cancel, dismiss, enqueue, retry, send};
 pub use review::{
     Interdiff, Review, ReviewPrompt, checkpoints, comment, looked_at, prompt_of_review, review, review_was_sent,
 };
 pub use sessions::{close_session, reopen_session};
+pub use webhooks::{
+    Again, WebhookRequest, add_webhook, deliver, deliveries, remove_webhook, retry_deliveries, switch_webhook,
+    test_webhook, webhook, webhooks,
+};
 pub use why::{Fleet, why};
 
 use crate::{
     git::{Conflict, GitError},
+    model::ids::SessionId,
     store::StoreError,
     worktrees::WorktreeError,
 };
@@ -61,6 +86,8 @@ pub enum ActionError {
     /// The changes cannot be merged with the branch; nothing was changed.
     #[error("{}", decide::conflicts_in_words(.branch, .conflicts))]
     Conflicts {
+        /// The session whose agent can resolve it: its own branch is what the changes conflict with.
+        session: Option<SessionId>,
         /// The branch.
         branch: String,
         /// Where.
@@ -72,6 +99,13 @@ pub enum ActionError {
     /// The database did not answer, or its answer cannot be used.
     #[error(transparent)]
     Store(StoreError),
+}
+
+impl ActionError {
+    /// The database did not answer; it may later.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_unreachable())
+    }
 }
 
 impl From<StoreError> for ActionError {

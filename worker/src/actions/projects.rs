@@ -1,7 +1,15 @@
 //! Projects: registering, listing, removing, and finding the one that a folder belongs to.
 
 use super::{ActionError, Result};
-use crate::store::{Store, people::ProjectOptions, reads::ProjectRow};
+use crate::{
+    model::{command::refused_path, source::without_password},
+    store::{
+        Store,
+        people::ProjectOptions,
+        projects::{ProjectLook, ProjectRow},
+        setup::SetupChange,
+    },
+};
 
 /// A project to register.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +80,24 @@ pub async fn add_project(store: &Store, request: &ProjectRequest) -> Result<Proj
     }
 }
 
+/// Changes how a project's worktrees are set up, and its changes checked.
+pub async fn change_setup(store: &Store, name: &str, change: &SetupChange<'_>, who: &str) -> Result<ProjectRow> {
+    project_named(store, name).await?;
+    for (path, _) in change.copy {
+        if let Some(problem) = refused_path(path) {
+            return Err(ActionError::Refused {
+                what: format!("no file can be copied to \"{path}\": it {problem}"),
+                hint: Some("name a path in the worktree: --copy FILE:PATH".to_owned()),
+            });
+        }
+    }
+    if change.command.is_some_and(|command| command.contains('\0')) {
+        return Err(ActionError::Refused { what: "the command has a NUL".to_owned(), hint: None });
+    }
+    store.change_setup(name, change, who).await?;
+    project_named(store, name).await
+}
+
 /// A valid name for a project that is like this one.
 pub fn valid_name(like: &str) -> String {
     let name: String = like
@@ -83,9 +109,25 @@ pub fn valid_name(like: &str) -> String {
     if name.is_empty() { "project".to_owned() } else { name }
 }
 
-/// All projects.
-pub async fn list_projects(store: &Store) -> Result<Vec<ProjectRow>> {
-    Ok(store.projects(None).await?)
+/// What of a project may be shown: not the password in its URL.
+pub fn public(project: ProjectRow) -> ProjectRow {
+    ProjectRow { source: without_password(&project.source), ..project }
+}
+
+/// All projects and what is open in them, as they may be shown.
+pub async fn list_projects(store: &Store) -> Result<Vec<ProjectLook>> {
+    let mut open = store.open_work(None).await?;
+    let look = |project: ProjectRow| ProjectLook {
+        open: open.remove(&project.name).unwrap_or_default(),
+        project: public(project),
+    };
+    Ok(store.projects(None).await?.into_iter().map(look).collect())
+}
+
+/// The project of this name and what is open in it, as it may be shown.
+pub async fn show_project(store: &Store, name: &str) -> Result<ProjectLook> {
+    let project = public(project_named(store, name).await?);
+    Ok(ProjectLook { project, open: store.open_work(Some(name)).await?.remove(name).unwrap_or_default() })
 }
 
 /// The project of this name.
@@ -118,18 +160,19 @@ pub async fn project_of(store: &Store, source: &str, host_id: &str) -> Result<Ve
 /// unless `force`, while something waits or is not reviewed.
 pub async fn remove_project(store: &Store, name: &str, force: bool) -> Result<ProjectRow> {
     let project = project_named(store, name).await?;
+    let open = store.open_work(Some(name)).await?.remove(name).unwrap_or_default();
     let running = || ActionError::Refused {
         what: format!("tasks of project \"{name}\" are running"),
         hint: Some(format!("cancel them first; see: millhand ls --project {name} --state running")),
     };
-    if project.running_tasks > 0 {
+    if open.running_tasks > 0 {
         return Err(running());
     }
-    if !force && (project.open_tasks > 0 || project.pending_changes > 0) {
+    if !force && (open.open_tasks > 0 || open.pending_changes > 0) {
         return Err(ActionError::Refused {
             what: format!(
                 "project \"{name}\" has {} open tasks and {} changes that nobody has reviewed; they would be lost",
-                project.open_tasks, project.pending_changes
+                open.open_tasks, open.pending_changes
             ),
             hint: Some("look at them first (millhand ls, millhand diff), or add --force".to_owned()),
         });

@@ -26,6 +26,8 @@ pub struct TaskRequest {
     pub priority: i32,
     /// The same key twice is the same task; none: a random one, which makes tries after a lost reply safe.
     pub idempotency_key: Option<String>,
+    /// Commit that is merged into the session's worktree before the turn.
+    pub merge_commit: Option<String>,
 }
 
 /// Which chat of a session.
@@ -40,6 +42,15 @@ pub enum Chat {
     New,
 }
 
+/// A task that is in the queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Queued {
+    /// The task.
+    pub task: TaskRow,
+    /// False: its key had put it there before.
+    pub is_new: bool,
+}
+
 /// What acting on a task did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Acted {
@@ -50,14 +61,14 @@ pub struct Acted {
 }
 
 /// Opens a session in a project with a first task.
-pub async fn enqueue(store: &Store, project: &str, request: &TaskRequest) -> Result<TaskRow> {
+pub async fn enqueue(store: &Store, project: &str, request: &TaskRequest) -> Result<Queued> {
     check_prompt(&request.prompt)?;
     project_named(store, project).await?;
     insert(store, NewTask { project: Some(project), ..NewTask::default() }, request).await
 }
 
 /// Continues a session.
-pub async fn send(store: &Store, session_id: i64, chat: Chat, request: &TaskRequest) -> Result<TaskRow> {
+pub async fn send(store: &Store, session_id: i64, chat: Chat, request: &TaskRequest) -> Result<Queued> {
     check_prompt(&request.prompt)?;
     if store.session(session_id).await?.is_none() {
         return Err(no_session(session_id));
@@ -82,7 +93,7 @@ fn check_prompt(prompt: &str) -> Result<()> {
     }
 }
 
-async fn insert(store: &Store, place: NewTask<'_>, request: &TaskRequest) -> Result<TaskRow> {
+async fn insert(store: &Store, place: NewTask<'_>, request: &TaskRequest) -> Result<Queued> {
     let key = request.idempotency_key.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let task = NewTask {
         prompt: &request.prompt,
@@ -91,13 +102,15 @@ async fn insert(store: &Store, place: NewTask<'_>, request: &TaskRequest) -> Res
         variant: request.variant.as_deref(),
         priority: request.priority,
         idempotency_key: &key,
+        merge_commit: request.merge_commit.as_deref(),
         ..place
     };
     // A lost reply leaves open whether it is in the queue; the key makes asking again harmless.
     let again = ExponentialBuilder::default().with_min_delay(Duration::from_millis(200)).with_max_times(3);
-    let Inserted { task_id, .. } =
+    let Inserted { task_id, is_new, .. } =
         (|| store.insert_task(&task)).retry(again).when(crate::store::StoreError::is_unreachable).await?;
-    store.task(task_id).await?.ok_or_else(|| no_task(task_id))
+    let task = store.task(task_id).await?.ok_or_else(|| no_task(task_id))?;
+    Ok(Queued { task, is_new })
 }
 
 async fn after(store: &Store, task_id: i64, changed: bool) -> Result<Acted> {
@@ -117,11 +130,23 @@ pub async fn dismiss(store: &Store, task_id: i64) -> Result<Acted> {
     after(store, task_id, changed).await
 }
 
-/// Runs a failed, blocked or cancelled task again, with another prompt if given.
-pub async fn retry(store: &Store, task_id: i64, prompt: Option<&str>) -> Result<Acted> {
-    if let Some(prompt) = prompt {
+/// What a task is run again with, where it is not what it was.
+#[derive(Clone, Debug, Default)]
+pub struct RetryWith {
+    /// Another prompt.
+    pub prompt: Option<String>,
+    /// Another model.
+    pub model: Option<String>,
+    /// Another agent, with its mode.
+    pub agent: Option<String>,
+}
+
+/// Runs a failed, blocked or cancelled task again.
+pub async fn retry(store: &Store, task_id: i64, with: &RetryWith) -> Result<Acted> {
+    if let Some(prompt) = &with.prompt {
         check_prompt(prompt)?;
     }
-    let changed = store.retry_task(task_id, prompt).await?;
+    let changed =
+        store.retry_task(task_id, with.prompt.as_deref(), with.model.as_deref(), with.agent.as_deref()).await?;
     after(store, task_id, changed).await
 }

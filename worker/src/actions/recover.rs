@@ -2,35 +2,48 @@
 
 use super::{ActionError, Result, apply::Applier};
 use crate::{
-    git::{Applies, Landed, Landing, Mirror, Where},
-    store::{changes::ApplyRow, reads::ProjectRow},
+    git::{Applies, Base, Landed, Landing, Mirror, Where},
+    model::apply::Taken,
+    store::{changes::ApplyRow, projects::ProjectRow},
 };
 
 impl Applier {
-    /// Settles what is unfinished of a project on this host. The caller holds the project's lock, so nobody is still at it.
-    pub(super) async fn recover(&self, project: &ProjectRow, held: &Applies) -> Result<()> {
-        for row in self.store.unfinished_applies(&self.host_id, project.id).await? {
-            if row.state == "begun" && !self.settle(project, &row, held).await? {
-                continue;
+    /// Settles what is unfinished of a project on this host; what cannot be settled is returned, with why. The caller holds the project's
+    /// lock, so nobody is still at it.
+    pub(super) async fn recover(&self, project: &ProjectRow, held: &Applies) -> Result<Vec<(ApplyRow, ActionError)>> {
+        let mut unsettled = Vec::new();
+        for row in self.store.unfinished_applies(&self.host_id, project.id, self.timings.rehome).await? {
+            if let Err(error) = self.recover_one(project, &row, held).await {
+                unsettled.push((row, error));
             }
-            if let Some(mirror) = self.git.mirror_with(project.id, &row.new_commit).await? {
-                self.git.forget_change(&mirror, row.change_set_id).await?;
-            }
-            let Some(set) = self.store.change_set_by_id(row.change_set_id).await? else { continue };
-            if row.rebases {
-                self.rebase(project, &set, row.id, &row.new_commit, &row.branch).await?;
-            }
+        }
+        Ok(unsettled)
+    }
+
+    async fn recover_one(&self, project: &ProjectRow, row: &ApplyRow, held: &Applies) -> Result<()> {
+        if row.state == "begun" && !self.settle(project, row, held).await? {
+            return Ok(());
+        }
+        if let Some(mirror) = self.git.mirror_with(project.id, &row.new_commit).await? {
+            self.git.forget_change(&mirror, row.change_set_id).await?;
+        }
+        let Some(set) = self.store.change_set_by_id(row.change_set_id).await? else { return Ok(()) };
+        if row.rebases {
+            let onto = Base { branch: Some(row.branch.clone()), commit: row.new_commit.clone() };
+            let taken = row.tree_id.clone().map(|tree_id| Taken { base_commit: set.base_commit.clone(), tree_id });
+            self.rebase(project, &set, Some(row.id), &onto, taken).await?;
         }
         Ok(())
     }
 
     /// Settles what is unfinished of all projects that this host applies to; what cannot be settled is logged, and stays.
     pub async fn recover_all(&self) -> Result<()> {
-        for name in self.store.projects_with_unfinished_applies(&self.host_id).await? {
+        for name in self.store.projects_with_unfinished_applies(&self.host_id, self.timings.rehome).await? {
             let Some(project) = self.store.projects(Some(&name)).await?.pop() else { continue };
             let held = self.git.lock_applies(project.id).await?;
-            if let Err(error) = self.recover(&project, &held).await {
-                tracing::warn!(project = project.name, %error, "an apply that was interrupted cannot be settled yet");
+            for (row, error) in self.recover(&project, &held).await? {
+                let (project, branch) = (&project.name, &row.branch);
+                tracing::warn!(project, apply = row.id, branch, %error, "an apply that was interrupted cannot be settled yet");
             }
         }
         Ok(())
@@ -46,15 +59,20 @@ impl Applier {
             key: row.change_set_id,
             patience: self.timings.apply_lock,
         };
-        let Some(mirror) = self.git.mirror_with(project.id, &row.new_commit).await? else {
-            // Not even the commit was kept, so the branch was not moved.
-            self.store.undo_apply(row.id, "interrupted before the branch moved").await?;
-            return Ok(false);
+        let mirror = match self.git.mirror_with(project.id, &row.new_commit).await? {
+            Some(mirror) => mirror,
+            // Another host's, to a remote: where that is can be told from here.
+            None if row.host_id != self.host_id => self.git.ensure_mirror(project.id, &project.source, None).await?,
+            None => {
+                // Not even the commit was kept, so the branch was not moved.
+                self.store.undo_apply(row.id, "interrupted before the branch moved").await?;
+                return Ok(false);
+            }
         };
         let found = if row.remote {
             let tip = self.git.remote_tip(&project.source, &row.branch).await?;
             if tip.is_some() {
-                self.git.fetch_remote_branch(&mirror, &project.source, &row.branch, held).await?;
+                self.git.fetch_remote_branch(&mirror, &project.source, &row.branch, row.change_set_id, held).await?;
             }
             match tip {
                 Some(tip) if tip == row.new_commit => Where::New,

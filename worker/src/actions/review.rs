@@ -30,7 +30,7 @@ pub struct Review {
 }
 
 /// What differs between two states of a session.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct Interdiff {
     /// The older change set.
     pub from: ChangeSetRow,
@@ -152,7 +152,7 @@ impl Applier {
         if from.base_commit != to.base_commit {
             match self.git.merge(&mirror, &from.base_commit, Some(&to.base_commit), &from.tree_id).await? {
                 Merged::Clean(merged) => tree = merged,
-                Merged::Conflicts(_) => mixed = true,
+                Merged::Conflicts { .. } => mixed = true,
             }
         }
         let files = self.git.compare_trees(&mirror, &tree, &to.tree_id).await?;
@@ -170,18 +170,15 @@ impl Applier {
                 hint: Some(format!("see: millhand checkpoints {}", SessionId(session_id))),
             });
         }
-        match self.worktrees.roll_back(session_id, &found.set.base_commit, &found.set.tree_id).await? {
-            Moved::Yes => {
-                self.store.note_rollback(session_id, task.0, &found.set.project, who).await?;
-                Ok(found.set)
-            }
+        match self.worktrees.roll_back(session_id, task.0, &found.set, who).await? {
+            Moved::Yes => Ok(self.reread(&found.set).await?),
             Moved::Later(why) => Err(ActionError::Refused {
                 what: format!("{} cannot be taken back now: {why}", SessionId(session_id)),
                 hint: Some("wait for it, or cancel it: millhand ls --state running".to_owned()),
             }),
             Moved::No(why) => Err(ActionError::Refused {
                 what: format!("{} cannot be taken back: {why}", SessionId(session_id)),
-                hint: Some("see: millhand worktree ls".to_owned()),
+                hint: Some(format!("what it was like then is kept all the same: millhand diff {task}")),
             }),
         }
     }

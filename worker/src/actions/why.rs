@@ -12,6 +12,8 @@ pub struct Fleet {
     pub workers: Vec<LiveWorker>,
     /// What hosts can run, as they last said.
     pub agents: Vec<AgentRow>,
+    /// Limits that are reached: the project, or none for all, and in words.
+    pub over_budget: Vec<(Option<String>, String)>,
 }
 
 impl Fleet {
@@ -55,6 +57,10 @@ fn as_head(task: &TaskRow, fleet: &Fleet) -> String {
             Some(_) => format!("backoff, again in {left}"),
             None => format!("starts in {left}"),
         };
+    }
+    let limit = fleet.over_budget.iter().find(|(project, _)| project.as_ref().is_none_or(|its| *its == task.project));
+    if let Some((_, says)) = limit {
+        return says.clone();
     }
     able(task, fleet).unwrap_or_else(|| "waits for a free worker".to_owned())
 }
@@ -117,6 +123,8 @@ mod tests {
             started_at: None,
             finished_at: None,
             holds_line: false,
+            unknown_steps: 0,
+            merge_commit: None,
             place,
         }
     }
@@ -150,7 +158,7 @@ mod tests {
     }
 
     fn fleet(workers: &[LiveWorker], agents: &[AgentRow]) -> Fleet {
-        Fleet { workers: workers.to_vec(), agents: agents.to_vec() }
+        Fleet { workers: workers.to_vec(), agents: agents.to_vec(), over_budget: Vec::new() }
     }
 
     #[test]
@@ -182,6 +190,12 @@ mod tests {
             says(&homed, &fleet(&[worker("h1", false)], &[agent("h1", false), agent("h2", true)])),
             "its host h1 has no agent opencode"
         );
+
+        let mut spent = fleet(&[worker("h1", false)], &[]);
+        spent.over_budget = vec![(Some("other".to_owned()), "other's".to_owned())];
+        assert_eq!(says(&now, &spent), "waits for a free worker");
+        spent.over_budget.push((None, "over budget: all projects".to_owned()));
+        assert_eq!(says(&now, &spent), "over budget: all projects");
 
         let mut later = task("pending", TaskPlace { due_in: Duration::from_secs(90), ..TaskPlace::default() });
         assert_eq!(why(&later, &Fleet::default()).as_deref(), Some("starts in 1m 31s"));

@@ -13,13 +13,16 @@ use crate::{
 
 /// Where package managers keep what they download, and git its user's configuration: by variable, where it is below the user's home
 /// without one, and its name in the project's own folder.
-const CACHES: [(&str, &str, &str); 4] = [
+const CACHED: [(&str, &str, &str); 4] = [
     ("npm_config_cache", ".npm", "npm"),
     ("CARGO_HOME", ".cargo", "cargo"),
     ("GOPATH", "go", "go"),
     // A file. git gives up altogether on one that it finds but may not read.
     ("GIT_CONFIG_GLOBAL", ".gitconfig", "gitconfig"),
 ];
+
+/// Folder of these in a project's own.
+pub const CACHES: &str = "caches";
 
 /// How agents of this host are confined.
 #[derive(Clone, Debug)]
@@ -52,14 +55,19 @@ impl Confinement {
         Sandbox { read: places.read, write, withheld: places.withheld }
     }
 
+    /// What agents may write outside their projects' folders.
+    pub fn writable(&self) -> &[PathBuf] {
+        &self.settings.write
+    }
+
     /// Variables that lead package managers into the project's own folder, as far as they may not write the user's.
     pub fn variables(&self, folder: &Path) -> BTreeMap<OsString, OsString> {
         let get = |name: &str| self.environment.get(OsStr::new(name)).map(PathBuf::from);
-        let caches = CACHES.iter().filter(|(variable, below, _)| {
+        let caches = CACHED.iter().filter(|(variable, below, _)| {
             let users = get(variable).or_else(|| Some(get("HOME")?.join(below)));
             !users.is_some_and(|users| self.settings.write.iter().any(|path| users.starts_with(path)))
         });
-        caches.map(|(variable, _, name)| ((*variable).into(), folder.join("caches").join(name).into())).collect()
+        caches.map(|(variable, _, name)| ((*variable).into(), folder.join(CACHES).join(name).into())).collect()
     }
 }
 

@@ -10,10 +10,18 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{event::AgentEvent, outcome::Ending, usage::StepUsage};
+use crate::model::{
+    ask::{AskPolicy, Decision, OpenAsk},
+    event::AgentEvent,
+    outcome::Ending,
+    server::Running,
+    usage::StepUsage,
+};
 
+pub mod command;
 pub mod confine;
 pub mod opencode;
+mod operator_file;
 
 /// What an agent needs to know of the project that it works in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +34,8 @@ pub struct AgentProject {
     pub folder: PathBuf,
     /// Load the repository's own agent configuration, which is code.
     pub trusted: bool,
-    /// Answer permission asks with yes instead of no.
-    pub allow_asks: bool,
+    /// Who answers what its agents ask.
+    pub asks: AskPolicy,
     /// Names of variables of the worker's environment that the agent may see.
     pub env_pass: Vec<String>,
 }
@@ -170,6 +178,14 @@ pub struct Probe {
     pub models: Vec<String>,
 }
 
+/// Where the asks of a turn go that a person is to answer.
+#[async_trait]
+pub trait AskDesk: Send + Sync {
+    /// Puts an ask before a person, and waits for the answer as long as that may take. The same ask may come twice, from a turn that
+    /// was followed before.
+    async fn decide(&self, ask: &OpenAsk) -> Decision;
+}
+
 /// One way of talking to an agent.
 #[async_trait]
 pub trait Backend: Send + Sync {
@@ -185,12 +201,13 @@ pub trait Backend: Send + Sync {
         events: &mpsc::Sender<AgentEvent>,
     ) -> Result<AgentSession, AgentError>;
 
-    /// Sends the prompt and follows the turn until it is over. Cancelling `stop` aborts the turn, never the server;
-    /// the report then says `Aborted`. Never fails: every ending is an [`Ending`].
+    /// Sends the prompt and follows the turn until it is over. What the agent asks of people goes to `desk`. Cancelling `stop`
+    /// aborts the turn, never the server; the report then says `Aborted`. Never fails: every ending is an [`Ending`].
     async fn prompt(
         &self,
         session: &AgentSession,
         prompt: Prompt,
+        desk: &dyn AskDesk,
         events: &mpsc::Sender<AgentEvent>,
         stop: CancellationToken,
     ) -> TurnReport;
@@ -204,6 +221,9 @@ pub trait Backend: Send + Sync {
     /// Takes over what an earlier worker of this host left running, as far as it can go on, and ends the rest. Called once, when that
     /// worker's leases are taken over and before any task is claimed.
     async fn take_over(&self);
+
+    /// The servers that run.
+    fn servers(&self) -> Vec<Running>;
 
     /// What this host can run.
     async fn probe(&self) -> Probe;

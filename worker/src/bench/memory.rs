@@ -3,12 +3,11 @@
 use std::{fs, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use secrecy::ExposeSecret;
 use tokio::{process::Child, time::Instant};
 
 use super::{
     Bench, Figure,
-    place::Place,
+    place::{Place, stop},
     turns::{PROJECT, opencode, operator_config, start_model},
 };
 use crate::{
@@ -26,8 +25,6 @@ const READY_WITHIN: Duration = Duration::from_secs(180);
 const WATCH: Duration = Duration::from_secs(3);
 /// Between looks.
 const LOOK: Duration = Duration::from_millis(100);
-/// How long it may take to end when it is told to.
-const STOP_WITHIN: Duration = Duration::from_secs(30);
 
 /// Measures a worker of this program on this database, in a folder below the home.
 pub async fn run(bench: &Bench<'_>, store: &Store, report: &mut dyn FnMut(Figure)) -> Result<()> {
@@ -51,20 +48,14 @@ async fn within(
     let git = Git::new(None, place.environment().0.into_iter().collect(), place.home()).await?;
     let source = place.repository(git.binary(), "source", 20).await?;
     store.load_repository(PROJECT, &source.to_string_lossy()).await?;
-    let mut command = place.command(&bench.millhand, place.root());
-    for (name, value) in &bench.settings.database.variables {
-        command.env(name, value.expose_secret());
-    }
-    command.envs(bench.database.iter().map(|(name, value)| (name, value)));
-    command.env("PGDATABASE", store.connect().config.get_dbname().context("the scratch database's name")?);
+    let mut command = place.millhand(bench, store)?;
     command
         .arg("worker")
-        .env("MILLHAND_HOME", place.home().root())
         .env("MILLHAND_WORKER_CONCURRENCY", TURNS.to_string())
         .env("MILLHAND_AGENT_OPENCODE_BINARY", binary)
         .env("MILLHAND_AGENT_OPENCODE_CONFIG", operator_config(model).to_string())
         .env("MILLHAND_TIMINGS_DRAIN", "1s")
-        .env("MILLHAND_LOG_LEVEL", "error")
+        .env("MILLHAND_API_LISTEN", "off")
         .stderr(Stdio::from(fs::File::create(place.root().join("worker.log"))?));
     let mut worker = command.spawn().context("start millhand worker")?;
     let measured = bench.unless_stopped(measure(store, model, &mut worker, report)).await;
@@ -123,17 +114,6 @@ fn megabytes(status: &str, name: &str) -> Result<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let kilobytes: Option<f64> = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok());
     Ok(kilobytes.with_context(|| format!("the kernel does not tell {name}"))? * 1024.0 / 1e6)
-}
-
-/// Asks it to end, and ends it if it does not.
-async fn stop(worker: &mut Child) -> Result<()> {
-    if let Some(pid) = worker.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)) {
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        if tokio::time::timeout(STOP_WITHIN, worker.wait()).await.is_err() {
-            worker.kill().await?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -4,8 +4,9 @@
 //! nothing is printed here that was not measured in this run.
 //!
 //! - [`queue`]: the queue alone. [`turns`]: whole turns, beside bare ones and `opencode run`. [`git`]: worktrees and diffs, beside the git
-//!   command line. [`memory`]: what a worker occupies.
-//! - `cold`: `opencode run`. `place`: the folder that a part works in. [`figures`]: samples, and what is said of them.
+//!   command line. [`memory`]: what a worker occupies. [`views`]: what people look at, by the command line and in the dashboard (`pages`).
+//!   [`apply`]: a large change set. [`streams`]: many who watch turns.
+//! - `cold`: `opencode run`. `place`: the folder that a part works in. `served`: the API of this program. [`figures`]: samples, and what is said of them.
 //!
 //! Each part works in a folder and a database of its own, and removes both, whatever happens.
 
@@ -18,13 +19,18 @@ use crate::{
     store::{Store, StoreError},
 };
 
+pub mod apply;
 mod cold;
 pub mod figures;
 pub mod git;
 pub mod memory;
+mod pages;
 mod place;
 pub mod queue;
+mod served;
+pub mod streams;
 pub mod turns;
+pub mod views;
 
 pub use figures::{Figure, Samples};
 

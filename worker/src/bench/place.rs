@@ -10,13 +10,21 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
-use crate::config::{Environment, Home, Settings};
+use super::Bench;
+use crate::{
+    config::{Environment, Home, Settings},
+    store::Store,
+};
 
 /// Longest that one git command may take.
 const GIT_WITHIN: Duration = Duration::from_secs(300);
+/// How long a process of this program may take to end when it is told to.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
 /// Files per folder of a made repository, as in real ones.
 const PER_FOLDER: usize = 30;
 
@@ -79,6 +87,18 @@ impl Place {
         command
     }
 
+    /// A command of this program, with a home in here, on the database of the store.
+    pub(super) fn millhand(&self, bench: &Bench<'_>, store: &Store) -> Result<Command> {
+        let mut command = self.command(&bench.millhand, self.root());
+        for (name, value) in &bench.settings.database.variables {
+            command.env(name, value.expose_secret());
+        }
+        command.envs(bench.database.iter().map(|(name, value)| (name, value)));
+        command.env("PGDATABASE", store.connect().config.get_dbname().context("the scratch database's name")?);
+        command.env("MILLHAND_HOME", self.home().root()).env("MILLHAND_LOG_LEVEL", "error");
+        Ok(command)
+    }
+
     /// Runs git as its user would.
     pub(super) async fn git(&self, git: &Path, folder: &Path, arguments: &[&str]) -> Result<()> {
         let mut command = self.command(git, folder);
@@ -113,6 +133,17 @@ impl Place {
             .await?
             .with_context(|| format!("remove {}", path.display()))
     }
+}
+
+/// Asks a process to end, and ends it if it does not.
+pub(super) async fn stop(child: &mut Child) -> Result<()> {
+    if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+        kill_process(pid, Signal::TERM)?;
+        if tokio::time::timeout(STOP_WITHIN, child.wait()).await.is_err() {
+            child.kill().await?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes one of a made repository's files: some thirty lines, as sources have.

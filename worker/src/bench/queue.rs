@@ -66,7 +66,7 @@ pub async fn run(store: &Store, size: Size, report: &mut dyn FnMut(Figure)) -> R
 
 /// A worker's claim: what is claimable, then one of it.
 async fn claim_one(store: &Store, worker: Uuid) -> Result<Option<Claimed>, StoreError> {
-    let (_, lanes) = store.advance_and_list_lanes().await?;
+    let (_, lanes, _) = store.advance_and_list_lanes().await?;
     let mine: Vec<String> =
         lanes.into_iter().filter(|lane| lane.starts_with("*/") || lane.starts_with("bench/")).collect();
     Ok(store.claim(&mine, 1, worker, HOST, LEASE).await?.pop())

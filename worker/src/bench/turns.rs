@@ -23,6 +23,7 @@ use crate::{
     agent::{AgentProject, AgentSession, Backend, Prompt, SessionRequest},
     config::Settings,
     git::Git,
+    model::ask::AskPolicy,
     scripted::{Prices, RecordedRequest, Script, ScriptedModel, model_name},
     service::Host,
     store::Store,
@@ -119,6 +120,7 @@ async fn within(
     settings.opencode.binary = Some(binary.to_owned());
     settings.opencode.config = Some(operator_config(model).to_string());
     settings.opencode.adopt = false;
+    settings.api.listen = None;
     settings.worker.concurrency = Some(size.worktrees.max(4));
     settings.database.listen = bench.settings.database.listen;
     let git = Git::new(None, settings.environment.0.clone().into_iter().collect(), place.home()).await?;
@@ -258,7 +260,7 @@ impl Rig<'_> {
                 name: PROJECT.to_owned(),
                 folder: self.place.home().agent_folder(self.project),
                 trusted: false,
-                allow_asks: false,
+                asks: AskPolicy::Reject,
                 env_pass: Vec::new(),
             },
             directory,

@@ -57,6 +57,7 @@ pub(super) async fn apply(context: &Context, arguments: Apply) -> Outcome {
         target: arguments.to.map_or(Target::Base, Target::Branch),
         push: arguments.push,
         message: arguments.message,
+        require_checks: arguments.require_checks,
         who: who(context),
     };
     let progress = context.screen.progress("applying");
@@ -65,7 +66,7 @@ pub(super) async fn apply(context: &Context, arguments: Apply) -> Outcome {
     drop(progress);
     match applied {
         Ok(applied) => report(context, &shown(arguments.id), &applied),
-        Err(ActionError::Conflicts { branch, conflicts }) => {
+        Err(ActionError::Conflicts { session, branch, conflicts }) => {
             for conflict in &conflicts {
                 let fields = json!({ "branch": branch, "path": conflict.path, "message": conflict.message });
                 context.screen.object("conflict", &fields)?;
@@ -76,7 +77,7 @@ pub(super) async fn apply(context: &Context, arguments: Apply) -> Outcome {
                     safe_line(&conflict.message).style(dim())
                 ))?;
             }
-            Err(ActionError::Conflicts { branch, conflicts }.into())
+            Err(ActionError::Conflicts { session, branch, conflicts }.into())
         }
         Err(error) => Err(error.into()),
     }
@@ -84,6 +85,7 @@ pub(super) async fn apply(context: &Context, arguments: Apply) -> Outcome {
 
 fn in_words(step: Step) -> &'static str {
     match step {
+        Step::Waiting => "waiting for another apply, or another git, to end",
         Step::Fetched => "merging",
         Step::Merged => "writing the journal",
         Step::Begun => "bringing the commit to the repository",
@@ -99,6 +101,9 @@ fn in_words(step: Step) -> &'static str {
 fn report(context: &Context, id: &str, applied: &Applied) -> Outcome {
     let screen = context.screen;
     screen.object("applied", applied)?;
+    if let Some(objection) = &applied.unchecked {
+        screen.warn(&safe_line(objection));
+    }
     let files = count(i64::try_from(applied.taken.len()).unwrap_or(i64::MAX), "file");
     let branch = safe_line(&applied.branch);
     match (&applied.commit, &applied.remote) {
@@ -140,7 +145,8 @@ fn report(context: &Context, id: &str, applied: &Applied) -> Outcome {
 /// `millhand reject`.
 pub(super) async fn reject(context: &Context, arguments: Reject) -> Outcome {
     let database = database::open(context).await?;
-    let (set, paths) = actions::reject_changes(&database.store, arguments.id, &arguments.paths, &who(context)).await?;
+    let (expect, who) = (arguments.expect.as_deref(), who(context));
+    let (set, paths) = actions::reject_changes(&database.store, arguments.id, &arguments.only, expect, &who).await?;
     let screen = context.screen;
     screen.object("rejected", &json!({ "change_set": set, "paths": paths }))?;
     let files = count(i64::try_from(paths.len()).unwrap_or(i64::MAX), "file");

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(super) use super::args_host::{
-    Asks, Db, Demo, Down, Migrate, Models, OnFailure, Project, ProjectAdd, Resend, Uninstall, Up, Worker,
+    Api, Asks, Db, Demo, Down, Migrate, Models, OnFailure, Project, ProjectAdd, ProjectSet, Resend, Uninstall, Up,
+    Worker,
 };
-use crate::{model::ids::AnyId, store::reads::CostBy};
+use crate::model::ids::AnyId;
 
 const AFTER_HELP: &str = "\
 Start here:
@@ -63,6 +64,8 @@ pub(super) enum Command {
     Up(Up),
     /// Say what runs, and what waits
     Status,
+    /// Watch what all hosts do, live; Ctrl-C ends it
+    Top,
     /// Stop this host's worker
     Down(Down),
     /// Try everything out on a small sample repository, with a scripted model: no API key, no cost
@@ -83,6 +86,8 @@ pub(super) enum Command {
     Diff(Diff),
     /// Look at changes, say something about them, see what is new since the last look
     Review(super::args_review::Review),
+    /// Show which changes would conflict, and an order in which they apply
+    Forecast(super::forecast::Forecast),
     /// Put changes on a branch: all or nothing, and only once
     Apply(super::args_review::Apply),
     /// Refuse changes, all or some files; the work stays in the session's worktree
@@ -91,12 +96,14 @@ pub(super) enum Command {
     Checkpoints(super::args_review::Checkpoints),
     /// Take a session's worktree back to what it was after a task
     Rollback(super::args_review::Rollback),
-    /// List what needs you: failed and blocked tasks
-    Inbox(Inbox),
-    /// Run a failed, blocked or cancelled task again
-    Retry(Retry),
-    /// Take a failed or blocked task out of the inbox, and let what is behind it run
-    Dismiss(OneTask),
+    /// List what needs you: failed and blocked tasks, and what agents ask
+    Inbox(super::args_inbox::Inbox),
+    /// Answer what an agent asks
+    Answer(super::args_inbox::Answer),
+    /// Run failed, blocked or cancelled tasks again
+    Retry(super::args_inbox::Retry),
+    /// Take failed or blocked tasks out of the inbox, and let what is behind them run
+    Dismiss(super::args_inbox::Dismiss),
     /// Cancel a task
     Cancel(OneTask),
     /// Close a session: it takes no more tasks, and its worktree goes
@@ -109,18 +116,44 @@ pub(super) enum Command {
     /// Register, list and remove repositories
     #[command(subcommand)]
     Project(Project),
+    /// Commands of yours that are run on what each turn left, such as tests
+    #[command(subcommand)]
+    Check(super::args_check::Check),
+    /// Have others told of what needs you: register webhooks, see what was posted
+    #[command(subcommand)]
+    Webhook(super::args_webhook::Webhook),
+    /// Who may use the HTTP API: make, list and take back tokens
+    #[command(subcommand)]
+    Token(super::args_token::Token),
     /// List the models that the agents of this host offer
     Models(Models),
-    /// Sum up what was paid
-    #[command(subcommand)]
-    Stats(Stats),
+    /// Sum up what was paid: per project, agent, model, day, session or task
+    Stats(super::args_costs::Stats),
+    /// Show and set what may be spent
+    Budget(super::args_costs::Budget),
     /// Run a worker in the foreground, for service managers; `up` does all around it
     Worker(Worker),
+    /// Serve the HTTP API in the foreground, without a worker
+    Api(Api),
     /// Create or update the database's schema
     Migrate(Migrate),
     /// Reach the database with other tools
     #[command(subcommand)]
     Db(Db),
+    /// Print a script that completes commands in your shell
+    #[command(
+        after_help = "Examples:\n  millhand completions bash >~/.local/share/bash-completion/completions/millhand\n  millhand completions zsh >~/.zfunc/_millhand\n  millhand completions fish >~/.config/fish/completions/millhand.fish"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a folder
+    #[command(after_help = "Example:\n  millhand man ~/.local/share/man/man1, then: man millhand-run")]
+    Man {
+        /// Where to; made if it is not there
+        folder: PathBuf,
+    },
     /// Measure how fast Millhand is on this machine, beside git and a cold opencode run
     Bench(super::bench::Arguments),
     /// Remove all that Millhand has put on this machine; your repositories are left alone
@@ -194,6 +227,7 @@ Examples:
   millhand send t42 \"Go on\"                           the session of t42
   millhand send s7 --review                            your comments on its changes (millhand review --comment)
   millhand send s7 --review \"Then run the tests\"      and something besides
+  millhand send s7 --conflicts                         what conflicts with its branch, to be resolved
 
 The session's tasks run one after another in one worktree, in the order they were sent.")]
 pub(super) struct Send {
@@ -201,7 +235,7 @@ pub(super) struct Send {
     #[arg(value_name = "SESSION")]
     pub(super) session: AnyId,
     /// What to ask the agent; - reads it from stdin
-    #[arg(value_name = "PROMPT", required_unless_present_any = ["file", "review"])]
+    #[arg(value_name = "PROMPT", required_unless_present_any = ["file", "review", "conflicts"])]
     pub(super) prompt: Option<String>,
     /// Read the prompt from a file
     #[arg(long, short = 'f', value_name = "FILE", conflicts_with = "prompt")]
@@ -209,6 +243,9 @@ pub(super) struct Send {
     /// Send your comments on the session's changes, before the prompt
     #[arg(long)]
     pub(super) review: bool,
+    /// Merge the branch into the session's worktree, and send what conflicts with its changes, before the prompt
+    #[arg(long, conflicts_with = "review")]
+    pub(super) conflicts: bool,
     /// Chat of the session: an id, or new [default: the first]
     #[arg(long, value_name = "ID|new", value_parser = parse_chat)]
     pub(super) chat: Option<ChatChoice>,
@@ -333,65 +370,8 @@ pub(super) struct Diff {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Inbox {
-    /// At most so many
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) limit: u32,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  millhand retry t42
-  millhand retry t42 --prompt \"Add a --json flag; leave the tests alone\"
-
-The task keeps its id and goes first in its session's line.")]
-pub(super) struct Retry {
-    /// Task (t42, or 42)
-    #[arg(value_name = "TASK")]
-    pub(super) task: AnyId,
-    /// Ask this instead; - reads it from stdin
-    #[arg(long, value_name = "PROMPT")]
-    pub(super) prompt: Option<String>,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct OneTask {
     /// Task (t42, or 42)
     #[arg(value_name = "TASK")]
     pub(super) task: AnyId,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Stats {
-    /// Tokens and USD per project, agent, model or day
-    #[command(after_help = "Examples:\n  millhand stats costs --by model\n  millhand stats costs --by day --json")]
-    Costs(Costs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct Costs {
-    /// What to sum by
-    #[arg(long, value_name = "WHAT", default_value = "project")]
-    pub(super) by: By,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum By {
-    Project,
-    Agent,
-    Model,
-    /// UTC
-    Day,
-}
-
-impl From<By> for CostBy {
-    fn from(by: By) -> Self {
-        match by {
-            By::Project => Self::Project,
-            By::Agent => Self::Agent,
-            By::Model => Self::Model,
-            By::Day => Self::Day,
-        }
-    }
 }

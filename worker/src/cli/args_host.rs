@@ -20,6 +20,20 @@ pub(super) struct Up {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millhand api
+  millhand api --listen 127.0.0.1:8080
+  curl -s http://127.0.0.1:7341/api/inbox | jq -r '.items[].prompt'
+
+Serves the HTTP API without running tasks. What there is: /openapi.json.")]
+pub(super) struct Api {
+    /// Address and port [default: api.listen]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) listen: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Worker {
     /// Turns at once [default: by cores and memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -67,6 +81,8 @@ pub(super) enum Project {
     Add(ProjectAdd),
     /// List projects
     Ls,
+    /// Say how a project's worktrees are set up, and what becomes of failed checks
+    Set(ProjectSet),
     /// Remove a project with its sessions and tasks; costs stay recorded, your repository is left alone
     Rm(ProjectRm),
 }
@@ -103,7 +119,7 @@ pub(super) struct ProjectAdd {
     /// may pay for a step again [default: continue]
     #[arg(long, value_name = "WHAT")]
     pub(super) resend: Option<Resend>,
-    /// How agents' permission asks are answered [default: reject]
+    /// What answers when agents ask: no, yes (permissions, not questions), or you, from the inbox [default: reject]
     #[arg(long, value_name = "ANSWER")]
     pub(super) asks: Option<Asks>,
     /// Load the repository's own agent configuration, which is code that runs as the agent
@@ -115,6 +131,41 @@ pub(super) struct ProjectAdd {
     /// Attempts that a task gets before it has failed [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=100))]
     pub(super) max_attempts: Option<i32>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  millhand project set acme --setup \"npm ci\" --copy .env
+  millhand project set acme --copy ~/secrets/acme.env:config/.env
+  millhand project set acme --setup \"\"                     no setup any more
+  millhand project set acme --check-resends 2 --require-checks
+
+The setup runs once in each new worktree before its first turn, in the sandbox, as the agents do: what it may write is the project's own
+folder. Copied files are read where they are on the host, through no link, and are never part of a change set; the agents can read them.")]
+pub(super) struct ProjectSet {
+    /// Name of the project
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    /// Shell command that sets up each new worktree, such as one that installs dependencies; \"\": none
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) setup: Option<String>,
+    /// File to copy into each new worktree, to PATH there [default: its path in the repository, else its name]; may be repeated
+    #[arg(long, value_name = "FILE[:PATH]")]
+    pub(super) copy: Vec<String>,
+    /// Path in the worktree to which nothing is copied any more; may be repeated
+    #[arg(long, value_name = "PATH")]
+    pub(super) no_copy: Vec<String>,
+    /// Keep ignored files, such as installed dependencies, in worktrees that wait for the next session, although an earlier agent may
+    /// have changed them; the setup runs all the same
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) keep_ignored: Option<bool>,
+    /// How often in a row failed checks are sent back to the agent as the next prompt [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=20))]
+    pub(super) check_resends: Option<i32>,
+    /// Refuse to apply changes whose checks have not all passed
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(super) require_checks: Option<bool>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -133,6 +184,7 @@ pub(super) enum Resend {
 pub(super) enum Asks {
     Reject,
     Allow,
+    Inbox,
 }
 
 #[derive(Debug, Args)]

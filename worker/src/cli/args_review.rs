@@ -81,13 +81,16 @@ pub(super) struct Apply {
     /// Refuse changes with another hash than this (or one that starts so)
     #[arg(long, value_name = "HASH")]
     pub(super) expect: Option<String>,
+    /// Refuse changes whose checks have not all passed [default: as the project says]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) require_checks: Option<bool>,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   millhand reject s7               all that is not decided yet
-  millhand reject s7 src/a.rs docs
+  millhand reject s7 --only src/a.rs --only docs
 
 What was rejected stays in the session's worktree: tell the agent what to do about it with millhand send, or take the worktree back to
 a checkpoint with millhand rollback.")]
@@ -95,7 +98,10 @@ pub(super) struct Reject {
     /// Session (s7), or task (t42, or 42)
     #[arg(value_name = "ID")]
     pub(super) id: AnyId,
-    /// Files, or folders; none: all
-    #[arg(value_name = "PATH")]
-    pub(super) paths: Vec<String>,
+    /// Only this file, or the files in this folder; may be repeated
+    #[arg(long, value_name = "PATH")]
+    pub(super) only: Vec<String>,
+    /// Refuse to reject changes with another hash than this (or one that starts so)
+    #[arg(long, value_name = "HASH")]
+    pub(super) expect: Option<String>,
 }

@@ -2,7 +2,6 @@
 
 use clap::{Args, ValueEnum};
 use comfy_table::{Cell, CellAlignment};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -10,6 +9,7 @@ use super::{
     database::{self, Database},
     failure::{Exit, Failure, Outcome},
     screen::Progress,
+    signals::Told,
     worker::this_program,
 };
 use crate::{
@@ -45,6 +45,9 @@ enum Part {
     Turns,
     Git,
     Memory,
+    Views,
+    Apply,
+    Streams,
 }
 
 impl Part {
@@ -58,6 +61,9 @@ impl Part {
             Self::Turns => "turns, beside opencode run",
             Self::Git => "worktrees and diffs, beside git",
             Self::Memory => "a worker's memory",
+            Self::Views => "what people look at",
+            Self::Apply => "applying",
+            Self::Streams => "many who watch",
         }
     }
 }
@@ -82,11 +88,8 @@ pub(super) async fn bench(context: &Context, arguments: &Arguments) -> Outcome {
     if cfg!(debug_assertions) {
         context.screen.note("This is a debug build: only the figures of a release build say something of Millhand.");
     }
-    let told = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
-    let [Ok(interrupt), Ok(terminate), Ok(hangup)] = told else {
-        return Err(Failure::broken("cannot wait for signals".to_owned(), None));
-    };
-    let listening = tokio::spawn(stop_when_told([interrupt, terminate, hangup], bench.stop.clone()));
+    let told = Told::listen()?;
+    let listening = tokio::spawn(stop_when_told(told, bench.stop.clone()));
     let mut figures = Vec::new();
     let mut outcome = Ok(());
     for part in parts {
@@ -133,20 +136,29 @@ async fn run(
         (Part::Memory, Some(store)) => {
             bench::in_scratch(store, async |scratch| bench::memory::run(bench, scratch, report).await).await
         }
+        (Part::Views, Some(store)) => {
+            let size = if quick { bench::views::Size::QUICK } else { bench::views::Size::FULL };
+            bench::in_scratch(store, async |scratch| bench::views::run(bench, scratch, size, report).await).await
+        }
+        (Part::Apply, Some(store)) => {
+            let size = if quick { bench::apply::Size::QUICK } else { bench::apply::Size::FULL };
+            let files = arguments.files.map_or(size.files, |files| files as usize);
+            let size = bench::apply::Size { files, changed: size.changed.min(files), ..size };
+            bench::in_scratch(store, async |scratch| bench::apply::run(bench, scratch, size, report).await).await
+        }
+        (Part::Streams, Some(store)) => {
+            let size = if quick { bench::streams::Size::QUICK } else { bench::streams::Size::FULL };
+            bench::in_scratch(store, async |scratch| bench::streams::run(bench, scratch, size, report).await).await
+        }
         // Connected above, for every part that needs one.
         (_, None) => Err(anyhow::anyhow!("no database")),
     }
 }
 
 /// The first Ctrl-C, SIGTERM or SIGHUP ends the measuring in order; at the second, the process ends as any other does.
-async fn stop_when_told(mut told: [Signal; 3], stop: CancellationToken) {
-    let [interrupt, terminate, hangup] = &mut told;
+async fn stop_when_told(mut told: Told, stop: CancellationToken) {
     for _ in 0..2 {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
-        }
+        told.told().await;
         if stop.is_cancelled() {
             std::process::exit(Exit::Detached as i32);
         }

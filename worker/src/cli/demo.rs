@@ -12,9 +12,10 @@ use owo_colors::OwoColorize as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context, database, diff,
+    Context, costs, database, diff,
     failure::{Exit, Failure, Outcome},
-    lists, live,
+    live,
+    pager::Paged,
     screen::{bold, dim, green, yellow},
     setup,
     text::safe_line,
@@ -30,11 +31,16 @@ use crate::{
         sample::{DEMO_TASKS, demo_scripts, write_sample},
     },
     service::Host,
-    store::{Store, reads::CostBy},
+    store::{
+        Store,
+        costs::{CostBy, CostFilter},
+    },
 };
 
 /// What the sample is called.
 const PROJECT: &str = "greet";
+/// Models that it could have used, at most.
+const MODELS: i64 = 10;
 /// Two sessions, so two turns at once.
 const TURNS: usize = 2;
 
@@ -117,6 +123,8 @@ async fn start_model(context: &mut Context) -> Outcome<ScriptedModel> {
     context.settings.opencode.config = Some(config.to_string());
     // Whoever breaks off the demo wants nothing of it left, and no worker comes to take it over.
     context.settings.opencode.adopt = false;
+    // It would be gone before anybody had opened it.
+    context.settings.api.listen = None;
     Ok(model)
 }
 
@@ -176,11 +184,12 @@ async fn run_tasks(context: &Context, store: &Store, repository: &Path) -> Outco
     for id in [tasks.get(1), tasks.get(2)].into_iter().flatten() {
         step(&format!("What {id} changed, with all before it in its session: millhand diff {id}"))?;
         if let Some(changes) = actions::changes(store, AnyId::Task(*id)).await? {
-            diff::print_changes(context, store, &id.to_string(), &changes).await?;
+            diff::print_changes(&mut Paged::onto(context.screen), store, &id.to_string(), &changes).await?;
         }
     }
-    step("What it cost (at made-up prices): millhand stats costs --by model")?;
-    lists::print_costs(context, &actions::costs(store, CostBy::Model).await?, CostBy::Model)?;
+    step("What it cost (at made-up prices): millhand stats --by model")?;
+    let paid = actions::costs(store, CostBy::Model, &CostFilter::default(), MODELS).await?;
+    costs::print_costs(context, &paid, CostBy::Model)?;
     Ok((Exit::Done, tasks))
 }
 
@@ -208,8 +217,8 @@ async fn queue(context: &Context, store: &Store, repository: &Path) -> Outcome<V
             ..TaskRequest::default()
         };
         let row = match sessions.iter().find(|(number, _)| *number == task.session) {
-            Some((_, session)) => actions::send(store, *session, Chat::First, &request).await?,
-            None => actions::enqueue(store, PROJECT, &request).await?,
+            Some((_, session)) => actions::send(store, *session, Chat::First, &request).await?.task,
+            None => actions::enqueue(store, PROJECT, &request).await?.task,
         };
         sessions.push((task.session, row.session_id));
         screen.line(&format!("{} in s{}: {}", TaskId(row.id).style(bold()), row.session_id, safe_line(task.prompt)))?;

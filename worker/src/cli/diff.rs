@@ -6,10 +6,12 @@ use serde_json::json;
 use super::{
     Context,
     args::Diff,
-    database,
+    check, database,
     failure::{Exit, Failure, Outcome},
+    forecast,
+    pager::Paged,
     review,
-    screen::{Screen, bold, dim, green, red, yellow},
+    screen::{bold, dim, green, red, yellow},
     tasks::shown,
     text::{self, count, safe, safe_line},
 };
@@ -41,49 +43,64 @@ pub(super) async fn diff(context: &Context, arguments: &Diff) -> Outcome {
         for file in &changes.files {
             screen.object("pending_change", file)?;
         }
+        for run in &changes.checks {
+            screen.object("check_run", run)?;
+        }
         screen.object("change_set", &changes.set)?;
         return Ok(Exit::Done);
     }
-    if !arguments.patch && !arguments.stat {
-        print_changes(context, &store, &id, &changes).await?;
-        return Ok(Exit::Done);
-    }
-    if arguments.stat {
-        print_summary(context, &id, &changes)?;
+    if !arguments.patch || screen.is_terminal && !screen.json {
+        let mut paged = Paged::start(context).await;
+        let shown = match (arguments.patch, arguments.stat) {
+            (true, _) => print_patches(&mut paged, &store, &changes).await,
+            (false, true) => print_summary(&mut paged, &id, &changes),
+            (false, false) => print_changes(&mut paged, &store, &id, &changes).await,
+        };
+        paged.end(shown)?;
+        if arguments.patch {
+            screen.note(&format!("{}", format!("To apply it: millhand apply {id}").style(dim())));
+        }
         return Ok(Exit::Done);
     }
     let mut after = 0;
-    while let Some((file, patch)) = actions::next_patch(&store, &changes.set, after).await? {
-        after = file;
-        if screen.json {
-            screen.object("patch", &json!({ "pending_change_id": file, "patch": String::from_utf8_lossy(&patch) }))?;
-        } else if screen.is_terminal {
-            print_patch(screen, &patch)?;
-        } else {
-            screen.bytes(&patch)?;
+    loop {
+        let patches = actions::next_patches(&store, &changes.set, after).await?;
+        let Some((last, _)) = patches.last() else { return Ok(Exit::Done) };
+        after = *last;
+        for (file, patch) in &patches {
+            if screen.json {
+                screen
+                    .object("patch", &json!({ "pending_change_id": file, "patch": String::from_utf8_lossy(patch) }))?;
+            } else {
+                screen.bytes(patch)?;
+            }
         }
     }
-    if arguments.patch && screen.is_terminal && !screen.json {
-        screen.note(&format!("{}", format!("To apply it: millhand apply {id}").style(dim())));
-    }
-    Ok(Exit::Done)
 }
 
 /// A result for reading: its files, then its patch.
-pub(super) async fn print_changes(context: &Context, store: &Store, id: &str, changes: &Changes) -> Outcome<()> {
-    print_summary(context, id, changes)?;
-    context.screen.line("")?;
-    let mut after = 0;
-    while let Some((file, patch)) = actions::next_patch(store, &changes.set, after).await? {
-        after = file;
-        print_patch(context.screen, &patch)?;
-    }
-    Ok(())
+pub(super) async fn print_changes(paged: &mut Paged, store: &Store, id: &str, changes: &Changes) -> Outcome<()> {
+    print_summary(paged, id, changes)?;
+    paged.line("")?;
+    print_patches(paged, store, changes).await
 }
 
-fn print_summary(context: &Context, id: &str, changes: &Changes) -> Outcome<()> {
-    context.screen.line(&format!("{} {}", id.style(bold()), summary(&changes.set)))?;
-    print_files(context, changes)
+/// The patches of a result, coloured and safe for the terminal.
+pub(super) async fn print_patches(paged: &mut Paged, store: &Store, changes: &Changes) -> Outcome<()> {
+    let mut after = 0;
+    loop {
+        let patches = actions::next_patches(store, &changes.set, after).await?;
+        let Some((last, _)) = patches.last() else { return Ok(()) };
+        after = *last;
+        for (_, patch) in &patches {
+            paged.lines(&patch_lines(patch))?;
+        }
+    }
+}
+
+fn print_summary(paged: &mut Paged, id: &str, changes: &Changes) -> Outcome<()> {
+    paged.line(&format!("{} {}", id.style(bold()), summary(&changes.set)))?;
+    Ok(paged.lines(&summary_lines(changes))?)
 }
 
 /// One line on a result.
@@ -133,6 +150,8 @@ pub(super) fn summary_lines(changes: &Changes) -> Vec<String> {
     for note in changes.set.notes.as_array().into_iter().flatten().filter_map(serde_json::Value::as_str) {
         lines.push(format!("    {} {}", "!".style(yellow()), safe_line(note)));
     }
+    lines.extend(changes.checks.iter().map(check::line_of));
+    lines.extend(changes.forecast.iter().map(forecast::line_of));
     lines
 }
 
@@ -144,13 +163,6 @@ fn letter(file: &PendingChangeRow) -> &'static str {
         "type_changed" => "T",
         _ => "M",
     }
-}
-
-fn print_patch(screen: Screen, patch: &[u8]) -> Outcome<()> {
-    for line in patch_lines(patch) {
-        screen.line(&line)?;
-    }
-    Ok(())
 }
 
 /// A patch for reading: coloured, and safe for the terminal, so not for `git apply`.

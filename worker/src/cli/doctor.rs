@@ -67,7 +67,7 @@ pub(super) async fn doctor(context: &Context) -> Outcome {
     let screen = context.screen;
     let mut worst = State::Good;
     let progress = screen.progress("checking");
-    let checks = [
+    let mut checks = vec![
         home(context),
         space(context),
         git(context).await,
@@ -78,6 +78,7 @@ pub(super) async fn doctor(context: &Context) -> Outcome {
         sandbox(context).await?,
         worker(context),
     ];
+    checks.extend(webhooks(context).await);
     drop(progress);
     for check in checks {
         screen.object("check", &check)?;
@@ -220,7 +221,14 @@ async fn sandbox(context: &Context) -> Outcome<Check> {
         Ok(None) => format!("{name} not installed"),
         Err(why) => format!("{name} fails: {why}"),
     });
-    let inside = format!("on; inside: {}", programs.collect::<Vec<_>>().join(", "));
+    let user = match &context.settings.sandbox.user {
+        Some(name) => format!(", as {name}"),
+        None if rustix::process::geteuid().is_root() => {
+            ", as root without its capabilities (sandbox.user names another)".to_owned()
+        }
+        None => String::new(),
+    };
+    let inside = format!("on{user}; inside: {}", programs.collect::<Vec<_>>().join(", "));
     let sockets: Vec<_> = tried.sockets.iter().map(|path| path.display().to_string()).collect();
     let reach =
         format!("an agent still reaches all of TCP{}", sockets.iter().map(|s| format!(", {s}")).collect::<String>());
@@ -238,6 +246,15 @@ async fn sandbox(context: &Context) -> Outcome<Check> {
     } else {
         Check::good(name, format!("{inside}; {reach}"))
     })
+}
+
+/// Only where something is wrong with them.
+async fn webhooks(context: &Context) -> Option<Check> {
+    let database = database::connect_if_running(context).await.ok().flatten()?;
+    let overview = actions::overview(&database.store, context.window()).await.ok()?;
+    let trouble = super::webhook::trouble(overview.dead_deliveries, overview.webhooks_off)?;
+    let hint = "mend the receiver, then: millhand webhook retry --dead; or millhand webhook enable WEBHOOK";
+    Some(Check::warning("webhooks", trouble, hint))
 }
 
 fn worker(context: &Context) -> Check {

@@ -84,14 +84,16 @@ impl From<ActionError> for Failure {
             ActionError::NotFound { what, hint } => {
                 Self { exit: Exit::NotFound, code: "not_found", message: what, hint: Some(hint) }
             }
-            error @ ActionError::Conflicts { .. } => Self {
-                exit: Exit::NeedsPerson,
-                code: "conflicts",
-                message: error.to_string(),
-                hint: Some(
-                    "nothing was changed; apply the other files with --only, or send it back to the agent".to_owned(),
-                ),
-            },
+            ref error @ ActionError::Conflicts { session, .. } => {
+                let send = session.map(|id| format!("have the agent resolve it: millhand send {id} --conflicts; or "));
+                let rest = "apply the other files: --only PATH";
+                Self {
+                    exit: Exit::NeedsPerson,
+                    code: "conflicts",
+                    message: error.to_string(),
+                    hint: Some(format!("nothing was changed; {}{rest}", send.unwrap_or_default())),
+                }
+            }
             ActionError::Git(error) => Self::from(error),
             ActionError::Refused { what, hint } => Self { exit: Exit::Usage, code: "refused", message: what, hint },
             ActionError::Store(error) => Self::from(error),

@@ -11,7 +11,7 @@ use super::{
     database,
     failure::{Exit, Outcome},
     screen::{Progress, Screen, bold, dim, green, red, state_style, yellow},
-    text::{count, money, safe, safe_line, short, span, tokens},
+    text::{cost, count, safe, safe_line, short, span, tokens},
 };
 use crate::{
     actions::{self, Followed, Follower, Look},
@@ -62,7 +62,7 @@ async fn ended(context: &Context, store: &Store, look: &Look, said_error: Option
         (Some(start), Some(end)) => format!(" in {}", span((end - start).num_seconds())),
         _ => String::new(),
     };
-    let cost = format!("{} tokens, {}", tokens(task.tokens), money(task.cost_usd));
+    let cost = format!("{} tokens, {}", tokens(task.tokens), cost(task.cost_usd, task.unknown_steps));
     screen.line(&format!(
         "{} {}{took} {}",
         id.style(bold()),

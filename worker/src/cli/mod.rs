@@ -3,27 +3,44 @@
 //! No logic lives here. Everything printed goes through [`screen`], and every text that comes from an agent, a repository or
 //! another person is made safe for terminals by [`text`] first.
 
+mod api;
 mod apply;
 mod args;
+mod args_check;
+mod args_costs;
 mod args_host;
+mod args_inbox;
 mod args_review;
+mod args_token;
+mod args_webhook;
 mod args_worktree;
 mod bench;
+mod check;
+mod costs;
 mod database;
 mod demo;
 mod diff;
 mod doctor;
+mod editor;
 mod failure;
+mod forecast;
+mod inbox;
 mod lists;
 mod live;
+mod pager;
 mod project;
 mod review;
 mod screen;
 mod setup;
+mod shell;
 mod show;
+mod signals;
 mod tasks;
 mod text;
+mod token;
+mod top;
 mod uninstall;
+mod webhook;
 mod worker;
 mod worktree;
 
@@ -106,6 +123,12 @@ fn misused(error: &clap::Error, wants_json: bool) -> Exit {
 }
 
 fn run(cli: Cli, screen: Screen) -> Outcome {
+    // Who asks for these may have no settings yet.
+    match &cli.command {
+        Command::Completions { shell } => return shell::completions(*shell, screen),
+        Command::Man { folder } => return shell::man(folder, screen),
+        _ => {}
+    }
     let sources = sources(&cli);
     let settings = config::load(&sources)?;
     if matches!(&cli.command, Command::Worker(_) | Command::Up(args::Up { detach: false, .. })) {
@@ -128,10 +151,15 @@ fn sources(cli: &Cli) -> Sources {
         Command::Up(args::Up { concurrency, .. }) | Command::Worker(args::Worker { concurrency, .. }) => *concurrency,
         _ => None,
     };
+    let listen = match &cli.command {
+        Command::Api(arguments) => arguments.listen.clone(),
+        _ => None,
+    };
     let flags = [
         ("home", "--home", cli.global.home.clone()),
         ("database.url", "--database-url", cli.global.database_url.clone()),
         ("worker.concurrency", "--concurrency", concurrency.map(|turns| turns.to_string())),
+        ("api.listen", "--listen", listen),
     ];
     sources.flags = flags.into_iter().filter_map(|(key, flag, text)| Some((key, flag, text?))).collect();
     sources
@@ -142,11 +170,13 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Setup => setup::setup(context).await,
         Command::Up(arguments) => worker::up(context, &arguments).await,
         Command::Status => worker::status(context).await,
+        Command::Top => top::top(context).await,
         Command::Down(arguments) => worker::down(context, &arguments).await,
         Command::Demo(args::Demo {}) => demo::demo(context).await,
         Command::Doctor => doctor::doctor(context).await,
         Command::Models(arguments) => doctor::models(context, &arguments).await,
         Command::Worker(arguments) => worker::worker(context, &arguments).await,
+        Command::Api(_) => api::api(context).await,
         Command::Uninstall(arguments) => uninstall::uninstall(context, &arguments).await,
         Command::Run(arguments) => tasks::run(context, arguments).await,
         Command::Send(arguments) => tasks::send(context, arguments).await,
@@ -154,22 +184,33 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Show(arguments) => show::show(context, arguments.id).await,
         Command::Attach(arguments) => live::attach(context, &arguments).await,
         Command::Diff(arguments) => diff::diff(context, &arguments).await,
+        Command::Forecast(arguments) => forecast::forecast(context, arguments).await,
         Command::Apply(arguments) => apply::apply(context, arguments).await,
         Command::Reject(arguments) => apply::reject(context, arguments).await,
         Command::Review(arguments) => review::review(context, arguments).await,
         Command::Checkpoints(arguments) => review::checkpoints(context, arguments).await,
         Command::Rollback(arguments) => review::rollback(context, arguments).await,
-        Command::Inbox(arguments) => lists::inbox(context, arguments.limit).await,
-        Command::Retry(arguments) => tasks::retry(context, arguments).await,
-        Command::Dismiss(arguments) => tasks::dismiss(context, arguments.task).await,
+        Command::Inbox(arguments) => inbox::inbox(context, arguments).await,
+        Command::Answer(arguments) => inbox::answer(context, arguments).await,
+        Command::Retry(arguments) => inbox::retry(context, arguments).await,
+        Command::Dismiss(arguments) => inbox::dismiss(context, arguments).await,
         Command::Cancel(arguments) => tasks::cancel(context, arguments.task).await,
         Command::Close(arguments) => worktree::close(context, arguments.session).await,
         Command::Reopen(arguments) => worktree::reopen(context, arguments.session).await,
         Command::Worktree(command) => worktree::worktree(context, command).await,
         Command::Project(command) => project::project(context, command).await,
-        Command::Stats(args::Stats::Costs(arguments)) => lists::costs(context, arguments.by.into()).await,
+        Command::Check(command) => check::check(context, command).await,
+        Command::Webhook(command) => webhook::webhook(context, command).await,
+        Command::Token(command) => token::token(context, command).await,
+        Command::Stats(args_costs::Stats { command: Some(args_costs::StatsCommand::Costs(arguments)), .. })
+        | Command::Stats(args_costs::Stats { command: None, costs: arguments }) => {
+            costs::stats(context, arguments).await
+        }
+        Command::Budget(arguments) => costs::budget(context, arguments).await,
         Command::Migrate(arguments) => database::migrate(context, &arguments).await,
         Command::Db(command) => database::db(context, command).await,
         Command::Bench(arguments) => bench::bench(context, &arguments).await,
+        Command::Completions { shell } => shell::completions(shell, context.screen),
+        Command::Man { folder } => shell::man(&folder, context.screen),
     }
 }

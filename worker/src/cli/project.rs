@@ -6,15 +6,22 @@ use comfy_table::Cell;
 use owo_colors::OwoColorize as _;
 
 use super::{
-    Context, args, database,
+    Context,
+    apply::who,
+    args, database,
     failure::{Exit, Failure, Outcome},
     screen::{bold, dim, keep_whole},
-    text::{self, count, safe_line, short, without_password},
+    text::{self, count, safe_line, short},
 };
 use crate::{
     actions::{self, ProjectRequest},
     git::{Git, Source, SourceKind, Tip},
-    store::{Store, reads::ProjectRow},
+    model::source::without_password,
+    store::{
+        Store,
+        projects::{ProjectLook, ProjectRow},
+        setup::SetupChange,
+    },
 };
 
 /// `millhand project`.
@@ -23,9 +30,10 @@ pub(super) async fn project(context: &Context, command: args::Project) -> Outcom
     match command {
         args::Project::Ls => ls(context, &store).await,
         args::Project::Add(arguments) => add(context, &store, arguments).await,
+        args::Project::Set(arguments) => set(context, &store, arguments).await,
         args::Project::Rm(arguments) => {
             let removed = actions::remove_project(&store, &arguments.name, arguments.force).await?;
-            let removed = public(removed);
+            let removed = actions::public(removed);
             context.screen.object("project", &removed)?;
             let source = safe_line(&removed.source);
             context.screen.line(&format!("{} removed; {source} is left as it is", removed.name.style(bold())))?;
@@ -34,30 +42,25 @@ pub(super) async fn project(context: &Context, command: args::Project) -> Outcom
     }
 }
 
-/// What of a project may be shown: not the password in its URL.
-fn public(project: ProjectRow) -> ProjectRow {
-    ProjectRow { source: without_password(&project.source), ..project }
-}
-
 async fn ls(context: &Context, store: &Store) -> Outcome {
     let screen = context.screen;
-    let projects: Vec<_> = actions::list_projects(store).await?.into_iter().map(public).collect();
-    for project in &projects {
-        screen.object("project", project)?;
+    let projects = actions::list_projects(store).await?;
+    for look in &projects {
+        screen.object("project", look)?;
     }
     if projects.is_empty() {
         screen.line("No projects. Register one: millhand project add PATH")?;
         return Ok(Exit::Done);
     }
     let mut table = screen.table(&["PROJECT", "BRANCH", "AGENT", "MODEL", "OPEN", "TO REVIEW", "SOURCE"]);
-    for project in &projects {
+    for ProjectLook { project, open } in &projects {
         table.add_row(vec![
             Cell::new(safe_line(&project.name)),
             Cell::new(safe_line(project.base_branch.as_deref().unwrap_or("as checked out"))),
             Cell::new(safe_line(&project.default_agent)),
             Cell::new(safe_line(project.default_model.as_deref().unwrap_or("agent's default"))),
-            Cell::new(count(project.open_tasks + project.running_tasks, "task")),
-            Cell::new(count(project.pending_changes, "file")),
+            Cell::new(count(open.open_tasks + open.running_tasks, "task")),
+            Cell::new(count(open.pending_changes, "file")),
             Cell::new(safe_line(&project.source)),
         ]);
     }
@@ -96,6 +99,7 @@ async fn add(context: &Context, store: &Store, arguments: args::ProjectAdd) -> O
             let word = match what {
                 args::Asks::Reject => "reject",
                 args::Asks::Allow => "allow",
+                args::Asks::Inbox => "inbox",
             };
             word.to_owned()
         }),
@@ -105,7 +109,7 @@ async fn add(context: &Context, store: &Store, arguments: args::ProjectAdd) -> O
         ..request_for(context, &source, arguments.name)?
     };
     let row = actions::add_project(store, &request).await?;
-    let row = public(row);
+    let row = actions::public(row);
     screen.object("project", &row)?;
     let from = safe_line(&source.public_location());
     screen.line(&format!("{} registered {}", safe_line(&row.name).style(bold()), format!("({from})").style(dim())))?;
@@ -116,6 +120,53 @@ async fn add(context: &Context, store: &Store, arguments: args::ProjectAdd) -> O
     }
     screen.line(&format!("{}", format!("  Next: millhand run --project {} \"...\"", row.name).style(dim())))?;
     Ok(Exit::Done)
+}
+
+async fn set(context: &Context, store: &Store, arguments: args::ProjectSet) -> Outcome {
+    let project = actions::project_named(store, &arguments.name).await?;
+    let copy = arguments.copy.iter().map(|given| copied(given, &project)).collect::<Outcome<Vec<_>>>()?;
+    let change = SetupChange {
+        command: arguments.setup.as_deref().map(str::trim),
+        keep: arguments.keep_ignored,
+        copy: &copy,
+        no_copy: &arguments.no_copy,
+        check_resends: arguments.check_resends,
+        checks_required: arguments.require_checks,
+    };
+    let row = actions::public(actions::change_setup(store, &project.name, &change, &who(context)).await?);
+    let screen = context.screen;
+    screen.object("project", &row)?;
+    let field = |name: &str, value: &str| screen.line(&format!("  {} {value}", format!("{name:<9}").style(dim())));
+    screen.line(&format!("{}", safe_line(&row.name).style(bold())))?;
+    field("setup", &row.setup_command.as_deref().map_or("none".to_owned(), |command| short(command, 200)))?;
+    let files = if row.copied_files.is_empty() { "none".to_owned() } else { row.copied_files.join(", ") };
+    field("copies", &safe_line(&files))?;
+    field("keeps", if row.setup_kept { "ignored files of pooled worktrees" } else { "nothing between sessions" })?;
+    let required = if row.checks_required { "required to apply" } else { "shown when applying" };
+    field(
+        "checks",
+        &format!("{required}; failed ones are sent back at most {}", count(row.check_resends.into(), "time")),
+    )?;
+    Ok(Exit::Done)
+}
+
+/// Where in the worktree a file is copied to, and where it is.
+fn copied(given: &str, project: &ProjectRow) -> Outcome<(String, String)> {
+    let (file, path) = match given.rsplit_once(':') {
+        Some((file, path)) if !path.is_empty() => (file, Some(path)),
+        _ => (given.trim_end_matches(':'), None),
+    };
+    let usage = |why: String| Failure::usage(why, "name a file on this host: --copy FILE, or --copy FILE:PATH");
+    let real = Path::new(file).canonicalize().map_err(|error| usage(format!("{file}: {error}")))?;
+    if !real.is_file() {
+        return Err(usage(format!("{file} is not a file")));
+    }
+    let default = real.strip_prefix(&project.source).ok().or_else(|| real.file_name().map(Path::new));
+    let path = path.map(str::to_owned).or_else(|| default?.to_str().map(str::to_owned));
+    match (path, real.to_str()) {
+        (Some(path), Some(real)) => Ok((path, real.to_owned())),
+        _ => Err(usage(format!("{} is not UTF-8", real.display()))),
+    }
 }
 
 fn request_for(context: &Context, source: &Source, name: Option<String>) -> Outcome<ProjectRequest> {
@@ -184,6 +235,20 @@ async fn add_this(context: &Context, store: &Store, source: &Source, yes: bool) 
     let row = actions::add_project(store, &request).await?;
     screen.note(&format!("{} registered {}", row.name.style(bold()), format!("({place})").style(dim())));
     Ok(row)
+}
+
+/// The name of the project that is named, or of the repository that the user is in.
+pub(super) async fn name_of(context: &Context, store: &Store, named: Option<&str>) -> Outcome<String> {
+    if let Some(name) = named {
+        return Ok(actions::project_named(store, name).await?.name);
+    }
+    let no = |message: String| Failure::usage(message, "name the project: --project NAME; see: millhand project ls");
+    let source = context.git().await?.inspect(".").await.map_err(|error| no(error.to_string()))?;
+    let mut found = actions::project_of(store, &source.location, &context.host_id()?).await?;
+    match (found.pop(), found.is_empty()) {
+        (Some(row), true) => Ok(row.name),
+        _ => Err(no(format!("{} is not registered as one project", source.location))),
+    }
 }
 
 /// Names what the session starts from, and warns of what is not part of it.

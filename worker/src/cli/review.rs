@@ -1,10 +1,5 @@
 //! `millhand review`, `checkpoints` and `rollback`; and `diff` between two tasks.
 
-use std::{
-    io::Write as _,
-    process::{Command, Stdio},
-};
-
 use owo_colors::OwoColorize as _;
 use serde_json::json;
 
@@ -13,9 +8,10 @@ use super::{
     apply::{applier, who},
     args_review::{Checkpoints, Review, Rollback},
     database,
-    diff::{patch_lines, summary, summary_lines},
+    diff::{patch_lines, print_patches, summary, summary_lines},
     failure::{Exit, Failure, Outcome},
-    screen::{Screen, bold, dim, green, red, state_style, yellow},
+    pager::Paged,
+    screen::{bold, dim, green, red, state_style, yellow},
     tasks::shown,
     text::{ago, commit, count, safe_line, short},
 };
@@ -40,7 +36,9 @@ pub(super) async fn review(context: &Context, arguments: Review) -> Outcome {
             return Err(Failure {
                 exit: Exit::NotFound,
                 code: "not_found",
-                message: format!("{id} has not changed since you looked at it last"),
+                message: format!(
+                    "{id} has nothing that is new since you looked: it has not changed, or you had not looked"
+                ),
                 hint: Some(format!("look at all of it: millhand review {id}")),
             });
         };
@@ -57,20 +55,26 @@ pub(super) async fn review(context: &Context, arguments: Review) -> Outcome {
     for comment in &review.comments {
         screen.object("review_comment", comment)?;
     }
+    for run in &review.changes.checks {
+        screen.object("check_run", run)?;
+    }
+    if let Some(forecast) = &review.changes.forecast {
+        screen.object("forecast", forecast)?;
+    }
     screen.object("change_set", &review.changes.set)?;
     if screen.json {
         return Ok(Exit::Done);
     }
-    let mut lines = head(&id, &review);
-    if !arguments.stat {
-        lines.push(String::new());
-        let mut after = 0;
-        while let Some((file, patch)) = actions::next_patch(&database.store, &review.changes.set, after).await? {
-            after = file;
-            lines.extend(patch_lines(&patch));
+    let mut paged = Paged::start(context).await;
+    let shown = async {
+        paged.lines(&head(&id, &review))?;
+        match arguments.stat {
+            true => Ok(()),
+            false => print_patches(&mut paged, &database.store, &review.changes).await,
         }
-    }
-    page(context, &lines).await?;
+    };
+    let shown = shown.await;
+    paged.end(shown)?;
     if screen.is_terminal {
         actions::looked_at(&database.store, &review.changes.set, &who).await?;
     }
@@ -84,14 +88,24 @@ fn head(id: &str, review: &actions::Review) -> Vec<String> {
         format!("{} {}", id.style(bold()), summary(set)),
         format!(
             "{}",
-            format!("    {}, {}, sha256 {}", safe_line(&set.agent), set.state, &set.patch_sha256[..16]).style(dim())
+            format!("    {}, {}, sha256 {}", safe_line(&set.agent), set.state, start_of(&set.patch_sha256))
+                .style(dim())
         ),
     ];
     lines.extend(summary_lines(&review.changes));
-    let risky = review.changes.files.iter().filter(|file| file.flags.iter().any(|flag| flag == "executes")).count();
+    let flagged =
+        |with: &str| review.changes.files.iter().filter(|file| file.flags.iter().any(|flag| flag == with)).count();
+    let (risky, unresolved) = (flagged("executes"), flagged("conflict_markers"));
+    if unresolved > 0 {
+        let files = count(i64::try_from(unresolved).unwrap_or(i64::MAX), "file");
+        lines
+            .push(format!("    {} {files} with git's conflict markers: nobody has resolved them", "!".style(yellow())));
+    }
     if risky > 0 {
-        let files = count(i64::try_from(risky).unwrap_or(i64::MAX), "file");
-        let words = format!("{files} that run on your machine once you take them: look at them twice");
+        let words = match risky {
+            1 => "a file that runs on your machine once you take it: look at it twice".to_owned(),
+            many => format!("{many} files that run on your machine once you take them: look at them twice"),
+        };
         lines.push(format!("    {} {words}", "!".style(yellow())));
     }
     for comment in &review.comments {
@@ -110,13 +124,24 @@ fn head(id: &str, review: &actions::Review) -> Vec<String> {
         lines.push(format!("{}", hint.style(dim())));
     }
     if set.state == "open" {
-        let hint = format!(
-            "    Take it: millhand apply {id} --expect {}   or not: millhand reject {id}",
-            &set.patch_sha256[..16]
-        );
+        let conflicts = review.changes.forecast.as_ref().is_some_and(|forecast| forecast.verdict == "conflicts");
+        let hint = match conflicts {
+            true => format!(
+                "    Have it resolved: millhand send {id} --conflicts   or take the rest: millhand apply {id} --only PATH"
+            ),
+            false => format!(
+                "    Take it: millhand apply {id} --expect {}   or not: millhand reject {id}",
+                start_of(&set.patch_sha256)
+            ),
+        };
         lines.push(format!("{}", hint.style(dim())));
     }
     lines
+}
+
+/// As much of a hash as `--expect` needs.
+fn start_of(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
 }
 
 async fn show_interdiff(context: &Context, interdiff: &Interdiff) -> Outcome<()> {
@@ -154,7 +179,9 @@ async fn show_interdiff(context: &Context, interdiff: &Interdiff) -> Outcome<()>
     }
     lines.push(String::new());
     lines.extend(interdiff.files.iter().flat_map(|file| patch_lines(&file.patch)));
-    page(context, &lines).await
+    let mut paged = Paged::start(context).await;
+    let shown = paged.lines(&lines).map_err(Failure::from);
+    paged.end(shown)
 }
 
 async fn comment(context: &Context, store: &Store, id: AnyId, words: &[String], who: &str) -> Outcome {
@@ -248,50 +275,4 @@ fn session_id(id: AnyId) -> Outcome<i64> {
             Err(Failure::usage(message, "name a session (s7); see: millhand ls --sessions"))
         }
     }
-}
-
-/// Prints lines, through the pager that the user's git would take if they go to a terminal.
-async fn page(context: &Context, lines: &[String]) -> Outcome<()> {
-    let screen = context.screen;
-    if screen.is_terminal
-        && let Some(pager) = pager(context).await
-    {
-        return through(context, &pager, lines, screen);
-    }
-    for line in lines {
-        screen.line(line)?;
-    }
-    Ok(())
-}
-
-/// As for git: its variable, its configuration, then less. None for `cat`.
-async fn pager(context: &Context) -> Option<String> {
-    let pager = match context.settings.environment.text("GIT_PAGER") {
-        Some(pager) => pager.to_owned(),
-        None => context.git().await.ok()?.pager().await?,
-    };
-    (!pager.is_empty() && pager != "cat").then_some(pager)
-}
-
-fn through(context: &Context, pager: &str, lines: &[String], screen: Screen) -> Outcome<()> {
-    // A command line of the user's own, which git hands to a shell, too.
-    let mut command = Command::new("sh");
-    command.args(["-c", pager]).env_clear().envs(context.settings.environment.0.iter()).stdin(Stdio::piped());
-    for (name, value) in [("LESS", "FRX"), ("LV", "-c")] {
-        if context.settings.environment.get(name).is_none() {
-            command.env(name, value);
-        }
-    }
-    let Ok(mut child) = command.spawn() else {
-        for line in lines {
-            screen.line(line)?;
-        }
-        return Ok(());
-    };
-    if let Some(mut stdin) = child.stdin.take() {
-        // Who has seen enough closes the pager, which is no error.
-        let _ = lines.iter().try_for_each(|line| writeln!(stdin, "{line}"));
-    }
-    let _ = child.wait();
-    Ok(())
 }

@@ -5,11 +5,11 @@ use owo_colors::OwoColorize as _;
 use serde_json::json;
 
 use super::{
-    Context, database, diff,
+    Context, check, database, diff,
     failure::{Exit, Outcome},
     lists,
     screen::{bold, dim, red, state_style},
-    text::{self, ago, count, money, safe, safe_line, short, span, tokens},
+    text::{self, ago, count, safe, safe_line, short, span, tokens},
 };
 use crate::{
     actions::{self, Look, SessionView, TaskView},
@@ -41,6 +41,7 @@ fn print_task(context: &Context, view: &TaskView) -> Outcome {
         object["attempt_rows"] = json!(view.attempts);
         object["change_set"] = json!(view.changes.as_ref().map(|changes| &changes.set));
         object["pending_changes"] = json!(view.changes.as_ref().map(|changes| &changes.files));
+        object["check_runs"] = json!(view.changes.as_ref().map(|changes| &changes.checks));
         object["behind"] = json!(view.behind);
         screen.object("task", &object)?;
         return Ok(Exit::Done);
@@ -61,7 +62,7 @@ fn print_task(context: &Context, view: &TaskView) -> Outcome {
     let model = task.model.as_deref().unwrap_or("the agent's default");
     field("agent", &safe_line(&format!("{}, model {model}{variant}", task.agent)))?;
     field("queued", &ago(task.created_at, Utc::now()))?;
-    field("cost", &format!("{} ({} tokens)", money(task.cost_usd), tokens(task.tokens)))?;
+    field("cost", &format!("{} ({} tokens)", text::cost(task.cost_usd, task.unknown_steps), tokens(task.tokens)))?;
     if task.infra_losses > 0 {
         field("losses", &format!("{} to infrastructure, not charged", task.infra_losses))?;
     }
@@ -98,7 +99,7 @@ fn print_attempt(context: &Context, attempt: &AttemptRow, with_error: bool) -> O
     let agent = resolved(Some(&attempt.agent_requested), attempt.agent_resolved.as_deref());
     let model = resolved(attempt.model_requested.as_deref(), attempt.model_resolved.as_deref());
     let who: Vec<_> = [agent, model].into_iter().flatten().collect();
-    let cost = format!("{} tokens, {}", tokens(attempt.tokens), money(attempt.cost_usd));
+    let cost = format!("{} tokens, {}", tokens(attempt.tokens), text::cost(attempt.cost_usd, attempt.unknown_steps));
     let line = format!(
         "  {} {}: {outcome} in {took}, {cost}{}{}",
         "attempt  ".style(dim()),
@@ -125,7 +126,7 @@ fn next(view: &TaskView) -> String {
         "cancelled" => format!("millhand retry {id}"),
         _ if has_changes => {
             format!(
-                "millhand diff {id}, millhand diff --patch {id} | git apply, or millhand send {} \"...\"",
+                "millhand review {id}, millhand apply {id}, or millhand send {} \"...\"",
                 SessionId(task.session_id)
             )
         }
@@ -149,6 +150,7 @@ fn print_session(context: &Context, view: &SessionView) -> Outcome {
         let mut object = serde_json::to_value(session).map_err(std::io::Error::from)?;
         object["task_rows"] = json!(view.tasks);
         object["change_set"] = json!(view.changes.as_ref().map(|changes| &changes.set));
+        object["check_runs"] = json!(view.changes.as_ref().map(|changes| &changes.checks));
         screen.object("session", &object)?;
         return Ok(Exit::Done);
     }
@@ -163,9 +165,12 @@ fn print_session(context: &Context, view: &SessionView) -> Outcome {
         field("host", &safe_line(host))?;
     }
     field("chats", &session.chats.to_string())?;
-    field("cost", &money(session.cost_usd))?;
+    field("cost", &text::cost(session.cost_usd, session.unknown_steps))?;
     if let Some(changes) = &view.changes {
         field("changes", &diff::summary(&changes.set))?;
+        for run in &changes.checks {
+            screen.line(&check::line_of(run))?;
+        }
     }
     lists::print_tasks(context, &view.tasks)?;
     let diff = if view.changes.is_some() { format!("millhand diff {id}, or ") } else { String::new() };

@@ -9,7 +9,8 @@ use owo_colors::OwoColorize as _;
 
 use super::{
     Context,
-    args::{ChatChoice, Prompt, Retry, Run, Send, TaskOptions},
+    apply::applier,
+    args::{ChatChoice, Prompt, Run, Send, TaskOptions},
     database,
     failure::{Exit, Failure, Outcome},
     live, project,
@@ -30,7 +31,7 @@ pub(super) async fn run(context: &Context, arguments: Run) -> Outcome {
     let prompt = read_prompt(arguments.prompt)?;
     let store = database::open(context).await?;
     let project = project::for_run(context, &store, arguments.project.as_deref(), arguments.yes).await?;
-    let task = actions::enqueue(&store, &project.row.name, &request(prompt, &arguments.options)).await?;
+    let task = actions::enqueue(&store, &project.row.name, &request(prompt, &arguments.options)).await?.task;
     project::say_base(context, &project).await?;
     queued(context, &store, &task, &arguments.options).await
 }
@@ -38,10 +39,11 @@ pub(super) async fn run(context: &Context, arguments: Run) -> Outcome {
 /// `millhand send`.
 pub(super) async fn send(context: &Context, arguments: Send) -> Outcome {
     let prompt = match (&arguments.prompt, &arguments.file) {
-        (None, None) if arguments.review => None,
+        (None, None) if arguments.review || arguments.conflicts => None,
         _ => Some(read_prompt(Prompt { prompt: arguments.prompt, file: arguments.file })?),
     };
-    let store = database::open(context).await?;
+    let database = database::open(context).await?;
+    let store = &database.store;
     let mut chat = match arguments.chat {
         None => Chat::First,
         Some(ChatChoice::New) => Chat::New,
@@ -49,18 +51,26 @@ pub(super) async fn send(context: &Context, arguments: Send) -> Outcome {
     };
     let session = match arguments.session {
         AnyId::Session(id) => id.0,
-        AnyId::Task(id) => actions::show_task(&store, id.0, context.window()).await?.session.id,
+        AnyId::Task(id) => actions::show_task(store, id.0, context.window()).await?.session.id,
         AnyId::Chat(id) => {
             if arguments.chat.is_none() {
                 chat = Chat::Existing(id.0);
             }
-            actions::session_of_chat(&store, id.0).await?
+            actions::session_of_chat(store, id.0).await?
         }
     };
+    if arguments.conflicts {
+        let conflict = applier(context, &database).await?.prompt_of_conflicts(session, prompt.as_deref()).await?;
+        let mut request = request(conflict.prompt, &arguments.options);
+        request.merge_commit = Some(conflict.merge_commit);
+        request.idempotency_key.get_or_insert(conflict.key);
+        let task = actions::send(store, session, chat, &request).await?.task;
+        return queued(context, store, &task, &arguments.options).await;
+    }
     let (review, prompt) = match (arguments.review, prompt) {
         (false, prompt) => (None, prompt.unwrap_or_default()),
         (true, more) => {
-            let review = actions::prompt_of_review(&store, session, more.as_deref()).await?;
+            let review = actions::prompt_of_review(store, session, more.as_deref()).await?;
             let prompt = review.prompt.clone();
             (Some(review), prompt)
         }
@@ -70,11 +80,11 @@ pub(super) async fn send(context: &Context, arguments: Send) -> Outcome {
         // Queued once, however often this is tried: the comments are marked as sent after that.
         request.idempotency_key.get_or_insert_with(|| review.key.clone());
     }
-    let task = actions::send(&store, session, chat, &request).await?;
+    let task = actions::send(store, session, chat, &request).await?.task;
     if let Some(review) = &review {
-        actions::review_was_sent(&store, review, task.id).await?;
+        actions::review_was_sent(store, review, task.id).await?;
     }
-    queued(context, &store, &task, &arguments.options).await
+    queued(context, store, &task, &arguments.options).await
 }
 
 fn request(prompt: String, options: &TaskOptions) -> TaskRequest {
@@ -85,6 +95,7 @@ fn request(prompt: String, options: &TaskOptions) -> TaskRequest {
         variant: options.variant.clone(),
         priority: options.priority,
         idempotency_key: options.idempotency_key.clone(),
+        merge_commit: None,
     }
 }
 
@@ -120,6 +131,11 @@ fn read_prompt(from: Prompt) -> Outcome<String> {
     }
 }
 
+/// A prompt that was given as an argument; - is stdin.
+pub(super) fn read_prompt_text(text: String) -> Outcome<String> {
+    read_prompt(Prompt { prompt: Some(text), file: None })
+}
+
 fn read_file(file: &PathBuf) -> Outcome<String> {
     let open = std::fs::File::open(file);
     let open =
@@ -148,7 +164,7 @@ fn read_bounded(from: impl std::io::Read, name: &Path) -> Outcome<String> {
 }
 
 /// The task that an argument names; only a task can be acted on.
-fn task_id(id: AnyId) -> Outcome<i64> {
+pub(super) fn task_id(id: AnyId) -> Outcome<i64> {
     match id {
         AnyId::Task(id) => Ok(id.0),
         other @ (AnyId::Session(_) | AnyId::Chat(_)) => Err(Failure::usage(
@@ -175,25 +191,7 @@ pub(super) async fn cancel(context: &Context, id: AnyId) -> Outcome {
     report(context, &acted, done, "cancel")
 }
 
-/// `millhand dismiss`.
-pub(super) async fn dismiss(context: &Context, id: AnyId) -> Outcome {
-    let store = database::open(context).await?;
-    report(context, &actions::dismiss(&store, task_id(id)?).await?, "dismissed; what is behind it may run", "dismiss")
-}
-
-/// `millhand retry`.
-pub(super) async fn retry(context: &Context, arguments: Retry) -> Outcome {
-    let id = task_id(arguments.task)?;
-    let prompt = match arguments.prompt {
-        None => None,
-        prompt @ Some(_) => Some(read_prompt(Prompt { prompt, file: None })?),
-    };
-    let store = database::open(context).await?;
-    let acted = actions::retry(&store, id, prompt.as_deref()).await?;
-    report(context, &acted, &format!("runs again; follow it: millhand attach {}", TaskId(id)), "retry")
-}
-
-fn report(context: &Context, acted: &Acted, done: &str, verb: &str) -> Outcome {
+pub(super) fn report(context: &Context, acted: &Acted, done: &str, verb: &str) -> Outcome {
     let task = &acted.task;
     let id = TaskId(task.id);
     let screen = context.screen;

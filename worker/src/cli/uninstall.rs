@@ -70,7 +70,7 @@ pub(super) async fn uninstall(context: &Context, arguments: &Uninstall) -> Outco
 /// What of a home is there. Only what we make ourselves is named: a home may have been set to a folder with other things.
 fn parts(home: &Home) -> Vec<(PathBuf, &'static str)> {
     let known = [
-        (home.root().join("agents"), "worktrees and agents' data"),
+        (home.agents(), "worktrees and agents' data"),
         (home.mirrors(), "copies of your repositories"),
         (home.trash(), "worktrees that were moved aside"),
         (home.root().join("pool"), "worktrees that wait for a session"),

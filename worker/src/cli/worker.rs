@@ -17,19 +17,22 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Context,
+    apply::who,
     args::{Down, Up, Worker},
     database::{self, Database},
     failure::{Exit, Failure, Outcome},
     screen::{bold, dim, green, red, state_style, yellow},
     setup,
-    text::{ago, count, safe_line, span},
+    text::{ago, bytes, count, safe_line, span},
+    token,
 };
 use crate::{
     actions::{self, Overview},
     config::{LogFormat, private_folder},
+    model::access::Scope,
     service::{self, Host},
-    store::{Store, StoreError},
-    supervise::{HostLock, ServiceManager},
+    store::{Store, StoreError, fleet::ServerRow},
+    supervise::{HostLock, ServedAt, ServiceManager},
 };
 
 /// How long a worker in the background may take until it is heard of.
@@ -73,6 +76,8 @@ async fn run_until_told(context: &Context, store: Option<Store>, manager: &Servi
         signal(SignalKind::terminate()).map_err(broken_signal)?,
         signal(SignalKind::interrupt()).map_err(broken_signal)?,
     );
+    // Typed by a person: told how to open the dashboard. In a service's log such a link has no place.
+    let by_person = store.clone();
     let started = async {
         match store {
             Some(store) => Ok((start(context, store).await?, None)),
@@ -95,6 +100,9 @@ async fn run_until_told(context: &Context, store: Option<Store>, manager: &Servi
         "millhand worker runs".style(bold()),
         format!("({at_once} turns at once; Ctrl-C stops it)").style(dim())
     ));
+    if let Some(store) = by_person {
+        say_dashboard(context, &store, host.api()).await?;
+    }
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(Exit::Done),
         _ = interrupt.recv() => Ok(Exit::Done),
@@ -152,7 +160,7 @@ async fn start_when_reachable(context: &Context) -> Outcome<(Host, Option<Databa
     }
 }
 
-fn broken_signal(error: std::io::Error) -> Failure {
+pub(super) fn broken_signal(error: std::io::Error) -> Failure {
     Failure::broken(format!("cannot wait for signals: {error}"), None)
 }
 
@@ -169,10 +177,13 @@ pub(super) fn this_program() -> Outcome<PathBuf> {
     std::env::current_exe().map_err(|error| Failure::broken(format!("cannot find this program: {error}"), None))
 }
 
+/// What the database's driver says by itself, for each connection that breaks: the loops say it once. `log.level` can unmute it.
+const MUTED: &str = "deadpool.postgres=off,tokio_postgres=warn";
+
 /// Logs to stderr from here on.
 pub(super) fn start_logging(context: &Context) {
     let log = &context.settings.log;
-    let filter = tracing_subscriber::EnvFilter::new(&log.level);
+    let filter = tracing_subscriber::EnvFilter::new(format!("{MUTED},{}", log.level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Already set means that a command runs another one; the first one's log it is.
     let _ = match log.format {
@@ -193,6 +204,7 @@ pub(super) async fn up(context: &Context, arguments: &Up) -> Outcome {
     if let Some(pid) = HostLock::holder(&context.settings.home.private()) {
         screen.object("worker", &json!({ "pid": pid, "already_running": true }))?;
         screen.line(&format!("A worker runs already {}", format!("(process {pid})").style(dim())))?;
+        say_dashboard(context, &database.store, ServedAt::look(&context.settings.home.private()).as_deref()).await?;
         return say_next(context);
     }
     if !arguments.detach {
@@ -228,7 +240,27 @@ pub(super) async fn up(context: &Context, arguments: &Up) -> Outcome {
         .object("worker", &json!({ "pid": child.id(), "already_running": false, "log": log.display().to_string() }))?;
     let details = format!("(process {}, {turns} turns at once, log {})", child.id(), log.display());
     screen.line(&format!("{} The worker runs {}", "✓".style(green()), details.style(dim())))?;
+    say_dashboard(context, &database.store, ServedAt::look(&context.settings.home.private()).as_deref()).await?;
     say_next(context)
+}
+
+/// Says how to open the dashboard, by a link that is good once; or that there is none.
+async fn say_dashboard(context: &Context, store: &Store, url: Option<&str>) -> Outcome<()> {
+    let screen = context.screen;
+    let Some(url) = url else {
+        if let Some(listen) = context.settings.api.listen {
+            screen.warn(&format!(
+                "no dashboard: {listen} cannot be listened on, the log says why; choose another: api.listen"
+            ));
+        }
+        return Ok(());
+    };
+    let link = token::login_link(context, store, url, &who(context), &[Scope::Admin]).await?;
+    screen.object("dashboard", &json!({ "url": url, "login": link }))?;
+    let minutes = span(i64::try_from(context.settings.timings.login_code.as_secs()).unwrap_or(i64::MAX));
+    let hint = format!("(good once, for {minutes}; another: millhand token login)");
+    screen.line(&format!("  dashboard  {link}  {}", hint.style(dim())))?;
+    Ok(())
 }
 
 fn say_next(context: &Context) -> Outcome {
@@ -295,8 +327,12 @@ pub(super) async fn status(context: &Context) -> Outcome {
             None => format!("{} {}", "none here".style(yellow()), "(millhand up --detach)".style(dim())),
         },
     )?;
+    let api = ServedAt::look(&home.private());
+    if let Some(url) = &api {
+        field("dashboard", &format!("{} {}", safe_line(url), "(log in: millhand token login)".style(dim())))?;
+    }
     let Some(database) = database::connect_if_running(context).await? else {
-        screen.object("status", &json!({ "home": home.root(), "worker_pid": pid, "database": null }))?;
+        screen.object("status", &json!({ "home": home.root(), "worker_pid": pid, "api": api, "database": null }))?;
         field("database", "private, not running")?;
         return Ok(Exit::Done);
     };
@@ -306,11 +342,15 @@ pub(super) async fn status(context: &Context) -> Outcome {
         &json!({
             "home": home.root(),
             "worker_pid": pid,
+            "api": api,
             "database": database.shown,
             "schema_is_current": overview.schema.require_current().is_ok(),
             "workers": overview.workers,
+            "servers": overview.servers,
             "tasks": overview.tasks.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             "oldest_due_seconds": overview.oldest_due.map(|waited| waited.as_secs()),
+            "dead_deliveries": overview.dead_deliveries,
+            "webhooks_off": overview.webhooks_off,
         }),
     )?;
     field("database", &safe_line(&database.shown))?;
@@ -325,13 +365,23 @@ fn print_overview(context: &Context, overview: &Overview) -> Outcome<()> {
         field("schema", &problem.to_string().style(red()).to_string())?;
         return Ok(());
     }
-    let tasks: Vec<_> =
-        overview.tasks.iter().map(|(state, n)| format!("{n} {}", state.style(state_style(state)))).collect();
-    field("tasks", &if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") })?;
+    let tasks = |over: bool| {
+        let is_over = |state: &str| matches!(state, "completed" | "failed" | "cancelled");
+        let tasks = overview.tasks.iter().filter(|(state, _)| is_over(state) == over);
+        tasks.map(|(state, n)| format!("{n} {}", state.style(state_style(state)))).collect::<Vec<_>>().join(", ")
+    };
+    let (open, over) = (tasks(false), tasks(true));
+    field("tasks", if open.is_empty() { "none wait or run" } else { &open })?;
+    if !over.is_empty() {
+        field("last 24 h", &over)?;
+    }
     // A few seconds are the time that a claim takes.
     if let Some(waited) = overview.oldest_due.filter(|waited| waited.as_secs() >= 5) {
         let waited = span(i64::try_from(waited.as_secs()).unwrap_or(i64::MAX));
         field("waiting", &format!("{waited} by the oldest task that could run; see why: millhand ls --state pending"))?;
+    }
+    if let Some(trouble) = super::webhook::trouble(overview.dead_deliveries, overview.webhooks_off) {
+        field("webhooks", &trouble.style(yellow()).to_string())?;
     }
     if overview.workers.is_empty() {
         return Ok(());
@@ -350,7 +400,32 @@ fn print_overview(context: &Context, overview: &Overview) -> Outcome<()> {
         ]);
     }
     screen.print_table(&table)?;
+    if !overview.servers.is_empty() {
+        screen.line("")?;
+        screen.print_table(&servers(context, &overview.servers))?;
+    }
     Ok(())
+}
+
+/// Servers of agents, for `status` and `top`.
+pub(super) fn servers(context: &Context, servers: &[ServerRow]) -> comfy_table::Table {
+    let now = chrono::Utc::now();
+    let heads = ["SERVER", "HOST", "PROJECT", "PROCESS", "TURNS", "WORKTREES", "MEMORY", "STARTED"];
+    let mut table = context.screen.table(&heads);
+    for server in servers {
+        let leaving = if server.is_leaving { " (no more)" } else { "" };
+        table.add_row(vec![
+            Cell::new(safe_line(&server.agent)),
+            Cell::new(safe_line(&server.hostname)),
+            Cell::new(safe_line(server.project.as_deref().unwrap_or("?"))),
+            Cell::new(server.pid),
+            Cell::new(format!("{}{leaving}", server.turns)),
+            Cell::new(server.worktrees),
+            Cell::new(server.resident_bytes.map(bytes).unwrap_or_default()),
+            Cell::new(ago(server.started_at, now)),
+        ]);
+    }
+    table
 }
 
 /// `millhand down`: stops this home's worker, and waits until it is gone.

@@ -20,7 +20,7 @@ use crate::{
     actions,
     model::{
         ids::{AnyId, SessionId},
-        worktree::{Decision, Reason},
+        worktree::Decision,
     },
     store::worktrees::{WorktreeFilter, WorktreeRow},
     supervise::HostLock,
@@ -187,7 +187,7 @@ async fn reap(context: &Context, database: &Database, worktrees: &Worktrees, arg
     }
     let going: Vec<i64> = plan.iter().filter(|one| goes(one.decision)).map(|one| one.row.id).collect();
     for one in plan.iter().filter(|one| named && !goes(one.decision)) {
-        context.screen.warn(&format!("w{} stays: {}", one.row.id, will(one.decision)));
+        context.screen.warn(&format!("w{} stays: {}", one.row.id, one.decision.in_words()));
     }
     let lock = HostLock::acquire(&context.settings.home.private());
     let done = match lock {
@@ -262,11 +262,11 @@ fn print_plan(context: &Context, plan: &[Planned], all: bool) -> Outcome {
             _ => Map::new(),
         };
         fields.insert("goes".to_owned(), Value::from(goes(*decision)));
-        fields.insert("decision".to_owned(), Value::from(will(*decision)));
+        fields.insert("decision".to_owned(), Value::from(decision.in_words()));
         screen.object("plan", &fields)?;
         let whose = row.last_session_id.map(|id| SessionId(id).to_string()).unwrap_or_default();
         let place = format!("{whose} {}", safe_line(&row.project));
-        screen.line(&format!("w{} {}: {}", row.id, place.style(dim()), will(*decision)))?;
+        screen.line(&format!("w{} {}: {}", row.id, place.style(dim()), decision.in_words()))?;
     }
     if !any {
         screen.line("Nothing to reap.")?;
@@ -276,20 +276,6 @@ fn print_plan(context: &Context, plan: &[Planned], all: bool) -> Outcome {
 
 fn goes(decision: Decision) -> bool {
     !matches!(decision, Decision::Stay(_))
-}
-
-fn will(decision: Decision) -> &'static str {
-    match decision {
-        Decision::Stay(why) => why.as_str(),
-        Decision::Settle => "what was begun with it is finished",
-        Decision::Trash(Reason::SessionClosed) => "goes to the trash: its session is closed",
-        Decision::Trash(Reason::SessionDeleted) => "goes to the trash: its session was deleted",
-        Decision::Trash(Reason::Quota) => "goes to the trash: its project takes more space than it may",
-        Decision::Trash(Reason::Asked) => "goes to the trash: you asked for it",
-        Decision::Pool => "is reset for the next session: its session is closed",
-        Decision::Empty => "is removed from the trash",
-        Decision::Drop => "is removed from the pool",
-    }
 }
 
 /// `millhand close`.

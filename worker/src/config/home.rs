@@ -53,14 +53,24 @@ impl Home {
         self.mirrors().join(format!("{project_id}.git"))
     }
 
+    /// What belongs to agents.
+    pub fn agents(&self) -> PathBuf {
+        self.root.join("agents")
+    }
+
     /// What the agents of one project may write: worktrees, server data, tmp.
     pub fn agent_folder(&self, project_id: i64) -> PathBuf {
-        self.root.join("agents").join(project_id.to_string())
+        self.agents().join(project_id.to_string())
     }
 
     /// The worktree of a session.
     pub fn worktree(&self, project_id: i64, session_id: i64) -> PathBuf {
         self.agent_folder(project_id).join("worktrees").join(format!("s{session_id}"))
+    }
+
+    /// Where the checks of one project run, on checkouts of their own. Agents cannot write here.
+    pub fn checks(&self, project_id: i64) -> PathBuf {
+        self.root.join("checks").join(project_id.to_string())
     }
 
     /// Reset worktrees of one project that wait for a session. Agents cannot write here.

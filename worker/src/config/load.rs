@@ -207,8 +207,20 @@ fn check(settings: &Settings, file: &Path) -> Result<(), ConfigError> {
     if timings.rescue.is_zero() || timings.listen_check.is_zero() || timings.settle_poll.is_zero() {
         return refuse("timings.rescue, timings.listen_check and timings.settle_poll must be more than 0");
     }
-    if timings.reap.is_zero() {
-        return refuse("timings.reap must be more than 0");
+    if timings.reap.is_zero() || timings.notify.is_zero() || timings.webhook_timeout.is_zero() {
+        return refuse("timings.reap, timings.notify and timings.webhook_timeout must be more than 0");
+    }
+    if settings.api.rate < 1 {
+        return refuse("api.rate must be at least 1");
+    }
+    if timings.login_code.is_zero() || timings.browser_login.is_zero() || timings.access_recheck.is_zero() {
+        return refuse("timings.login_code, timings.browser_login and timings.access_recheck must be more than 0");
+    }
+    if timings.viewer_poll.is_zero() || timings.viewer_beat.is_zero() || timings.fleet_poll.is_zero() {
+        return refuse("timings.viewer_poll, timings.viewer_beat and timings.fleet_poll must be more than 0");
+    }
+    if timings.webhook_backoff > timings.webhook_backoff_cap {
+        return refuse("timings.webhook_backoff must be at most timings.webhook_backoff_cap");
     }
     let (root, private) = (real(settings.home.root()), real(&settings.home.private()));
     for path in settings.sandbox.write.iter().map(|path| real(path)) {

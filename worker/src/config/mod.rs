@@ -18,8 +18,8 @@ pub use host::{host_id, prepare_home, private_folder};
 pub use load::{ConfigError, Sources, load};
 pub use machine::resident_bytes;
 pub use settings::{
-    ApplySettings, DatabaseSettings, Environment, LogFormat, LogSettings, OpencodeSettings, PostgresSettings,
-    RetentionSettings, SandboxMode, SandboxSettings, Settings, WorkerSettings, WorktreeSettings, servers_for,
-    turns_for,
+    ApiSettings, ApplySettings, DatabaseSettings, Environment, LogFormat, LogSettings, OpencodeSettings,
+    PostgresSettings, RetentionSettings, SandboxMode, SandboxSettings, Settings, WorkerSettings, WorktreeSettings,
+    servers_for, turns_for,
 };
 pub use timings::Timings;

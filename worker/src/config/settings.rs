@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fmt,
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
 
@@ -37,6 +38,8 @@ pub struct Settings {
     pub retention: RetentionSettings,
     /// Commits that take what agents changed.
     pub apply: ApplySettings,
+    /// The HTTP API and the dashboard.
+    pub api: ApiSettings,
     /// Logging.
     pub log: LogSettings,
     /// The environment that the process was started in: where programs are looked for, and what agents are passed of it.
@@ -112,12 +115,21 @@ impl fmt::Debug for DatabaseSettings {
 pub struct WorkerSettings {
     /// Turns at once; none: [`WorkerSettings::turns_at_once`] works it out.
     pub concurrency: Option<usize>,
+    /// Processes that a setup command or a check may have at once.
+    pub command_processes: i32,
+    /// Change sets that are checked at once.
+    pub checks_at_once: i32,
 }
 
 /// More turns than this on one host are asked for by number only.
 const MOST_BY_DEFAULT: usize = 64;
 
 impl WorkerSettings {
+    /// Processes that a setup command or a check may have at once.
+    pub fn processes_of_a_command(&self) -> usize {
+        usize::try_from(self.command_processes.max(1)).unwrap_or(1)
+    }
+
     /// Turns at once: as set, else for this machine.
     pub fn turns_at_once(&self) -> usize {
         self.concurrency.unwrap_or_else(|| {
@@ -195,6 +207,8 @@ pub struct SandboxSettings {
     pub read: Vec<PathBuf>,
     /// What they may write beside their own folders.
     pub write: Vec<PathBuf>,
+    /// The user that they run as, if the worker is root; none: the worker's.
+    pub user: Option<String>,
 }
 
 /// Whether agents are confined.
@@ -230,11 +244,13 @@ pub struct RetentionSettings {
     pub events_days: i32,
     /// Days that finished tasks of closed sessions are kept; 0: for ever.
     pub tasks_days: i32,
+    /// Days that deliveries to webhooks are kept after their end; 0: for ever.
+    pub deliveries_days: i32,
 }
 
 impl Default for RetentionSettings {
     fn default() -> Self {
-        Self { events_days: 30, tasks_days: 0 }
+        Self { events_days: 30, tasks_days: 0, deliveries_days: 30 }
     }
 }
 
@@ -262,6 +278,23 @@ impl Default for ApplySettings {
     }
 }
 
+/// The HTTP API and the dashboard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// Where it listens; none: nowhere.
+    pub listen: Option<SocketAddr>,
+    /// Names that it may be called by, beside its address and localhost.
+    pub hosts: Vec<String>,
+    /// Requests a second of one token or browser, over a while.
+    pub rate: i32,
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 7341))), hosts: Vec::new(), rate: 50 }
+    }
+}
+
 /// Logging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSettings {
@@ -286,7 +319,7 @@ impl Settings {
         Self {
             home,
             database: DatabaseSettings { url: None, url_from: String::new(), variables: BTreeMap::new(), listen: true },
-            worker: WorkerSettings { concurrency: None },
+            worker: WorkerSettings { concurrency: None, command_processes: 1000, checks_at_once: 1 },
             timings: Timings::default(),
             retry: RetryPolicy::default(),
             opencode: OpencodeSettings {
@@ -307,6 +340,7 @@ impl Settings {
             worktrees: WorktreeSettings { pool: 2, quota: None },
             retention: RetentionSettings::default(),
             apply: ApplySettings::default(),
+            api: ApiSettings::default(),
             log: LogSettings { level: "info".to_owned(), format: LogFormat::Text },
             environment: Environment::default(),
         }

@@ -1,6 +1,6 @@
 //! Values of settings: how each type is read from the file and from a variable, and how it is written.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use toml::Value;
@@ -210,6 +210,44 @@ impl Setting for Option<PathBuf> {
 
     fn to_toml(&self) -> Option<Value> {
         self.as_ref().and_then(PathBuf::to_toml)
+    }
+}
+
+/// An address with its port, or `off`.
+impl Setting for Option<SocketAddr> {
+    const EXPECTED: &'static str = "an address with its port, such as \"127.0.0.1:7341\", or \"off\"";
+
+    fn from_toml(value: &Value) -> Result<Self, String> {
+        value.as_str().ok_or_else(expected::<Self>).and_then(Self::from_text)
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(None),
+            address => address.parse().map(Some).map_err(|_| expected::<Self>()),
+        }
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::String(self.map_or_else(|| "off".to_owned(), |address| address.to_string())))
+    }
+}
+
+/// In a variable, separated by `,`.
+impl Setting for Vec<String> {
+    const EXPECTED: &'static str = "a list of texts";
+
+    fn from_toml(value: &Value) -> Result<Self, String> {
+        let texts = value.as_array().ok_or_else(expected::<Self>)?;
+        texts.iter().map(|text| text.as_str().map(str::to_owned).ok_or_else(expected::<Self>)).collect()
+    }
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(text.split(',').map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned).collect())
+    }
+
+    fn to_toml(&self) -> Option<Value> {
+        Some(Value::Array(self.iter().cloned().map(Value::String).collect()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Taking what was approved: held against the mirror, merged with the target's tip in memory, made a commit. Nothing here writes
 //! outside the mirror; [`land`](super::land) brings the commit to the user's repository, [`push`](super::push) to a remote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use git2::{Oid, Repository};
 
@@ -9,13 +9,13 @@ use super::{
     Git, GitError, Mirror, blocking,
     diff::{self, Change},
     error::Context,
-    mirror, names,
+    mirror,
     store_object::{Objects, Proof},
+    writable,
 };
-use crate::model::apply;
+use crate::model::apply::{self, Taken};
 
 const FOLDER: i32 = 0o040_000;
-const LINK: u32 = 0o120_000;
 
 /// What a person approved.
 #[derive(Clone, Debug)]
@@ -46,8 +46,13 @@ pub struct Conflict {
 pub enum Merged {
     /// The tree with both.
     Clean(String),
-    /// There is none.
-    Conflicts(Vec<Conflict>),
+    /// They do not go together.
+    Conflicts {
+        /// Where, by path.
+        conflicts: Vec<Conflict>,
+        /// The tree with what does, and git's marks where it does not.
+        marked: String,
+    },
 }
 
 /// What a commit says.
@@ -62,14 +67,15 @@ pub struct CommitText {
 }
 
 impl Git {
-    /// The tree of what was chosen: the base with those changes. Refused if the mirror does not hold exactly what was approved, or if
+    /// The tree of what was chosen: those changes made to `onto`. Refused if the mirror does not hold exactly what was approved, or if
     /// it would write where nobody may.
-    pub async fn chosen_tree(&self, mirror: &Mirror, approved: &Approved) -> Result<String, GitError> {
-        let (path, approved) = (mirror.path.clone(), approved.clone());
+    pub async fn chosen_tree(&self, mirror: &Mirror, approved: &Approved, onto: &str) -> Result<String, GitError> {
+        let (path, approved, onto) = (mirror.path.clone(), approved.clone(), onto.to_owned());
         blocking(move || {
             let repository = mirror::open(&path)?;
+            // On another host, or in another mirror, the same tree has a commit of another name.
             let commit = Oid::from_str(&approved.commit_id).and_then(|id| repository.find_commit(id));
-            if commit.doing("read the checkpoint")?.tree_id().to_string() != approved.tree_id {
+            if commit.is_ok_and(|commit| commit.tree_id().to_string() != approved.tree_id) {
                 return Err(GitError::refused("the checkpoint is not the one that was recorded"));
             }
             let changes = diff::changes(&repository, &approved.base_commit, &approved.tree_id)?;
@@ -84,13 +90,12 @@ impl Git {
                 return Err(GitError::refused("the checkpoint holds other changes than those that were recorded"));
             }
             if approved.chosen.len() == changes.len() {
-                changes.iter().try_for_each(|change| check(&repository, change))?;
+                changes.iter().try_for_each(|change| writable::check(&repository, change))?;
                 return Ok(approved.tree_id);
             }
-            let chosen = changes.into_iter().enumerate().filter(|(place, _)| approved.chosen.contains(place));
-            let chosen: Vec<_> = chosen.map(|(_, change)| change).collect();
-            chosen.iter().try_for_each(|change| check(&repository, change))?;
-            Ok(with_changes(&repository, Some(&approved.base_commit), &chosen)?.to_string())
+            let chosen = pick(changes, &approved.chosen);
+            chosen.iter().try_for_each(|change| writable::check(&repository, change))?;
+            Ok(with_changes(&repository, Some(&onto), &chosen)?.to_string())
         })
         .await
     }
@@ -125,9 +130,64 @@ impl Git {
             .await?;
         match ended.status {
             Some(0) => Ok(Merged::Clean(field(&ended.stdout).0.to_owned())),
-            Some(1) => Ok(Merged::Conflicts(conflicts(&ended.stdout))),
+            Some(1) => {
+                Ok(Merged::Conflicts { conflicts: conflicts(&ended.stdout), marked: field(&ended.stdout).0.to_owned() })
+            }
             _ => Err(ended.failure(what)),
         }
+    }
+
+    /// What a tree that was made from `base` is merged from, after an earlier apply has brought some of it to the target: a commit of `base`
+    /// with what was taken then, so that what has changed since does not conflict with it. None if that is not to be had.
+    pub async fn base_with(&self, mirror: &Mirror, base: &str, taken: &Taken) -> Result<Option<String>, GitError> {
+        let is_known = {
+            let (path, taken) = (mirror.path.clone(), taken.clone());
+            blocking(move || {
+                let repository = mirror::open(&path)?;
+                let base = Oid::from_str(&taken.base_commit).and_then(|id| repository.find_commit(id));
+                let tree = Oid::from_str(&taken.tree_id).and_then(|id| repository.find_tree(id));
+                Ok(base.is_ok() && tree.is_ok())
+            })
+            .await?
+        };
+        if !is_known {
+            return Ok(None);
+        }
+        let tree = match self.merge(mirror, &taken.base_commit, Some(base), &taken.tree_id).await? {
+            Merged::Clean(tree) => tree,
+            Merged::Conflicts { .. } => return Ok(None),
+        };
+        Ok(Some(self.merging_commit(mirror, &tree, base).await?))
+    }
+
+    /// A commit of a tree on top of another commit, for merges only: nothing refers to it.
+    pub async fn merging_commit(&self, mirror: &Mirror, tree: &str, parent: &str) -> Result<String, GitError> {
+        let (path, tree, parent) = (mirror.path.clone(), tree.to_owned(), parent.to_owned());
+        blocking(move || {
+            let repository = mirror::open(&path)?;
+            let made = Oid::from_str(&tree).and_then(|tree| to_merge(&repository, tree, &parent));
+            Ok(made.doing("make a commit to merge with")?.to_string())
+        })
+        .await
+    }
+
+    /// A tree with some of the changes between a base and a tree, by their places, made to `onto`.
+    pub async fn tree_with_some(
+        &self,
+        mirror: &Mirror,
+        base: &str,
+        tree: &str,
+        chosen: &[usize],
+        onto: &str,
+    ) -> Result<String, GitError> {
+        let path = mirror.path.clone();
+        let (base, tree, onto, chosen) = (base.to_owned(), tree.to_owned(), onto.to_owned(), chosen.to_vec());
+        blocking(move || {
+            let repository = mirror::open(&path)?;
+            let changes = diff::changes(&repository, &base, &tree)?;
+            Ok(with_changes(&repository, Some(&onto), &pick(changes, &chosen))?.to_string())
+        })
+        .await
     }
 
     /// The tree of a commit.
@@ -232,6 +292,13 @@ impl Git {
     }
 }
 
+/// Those at these places.
+fn pick(changes: Vec<Change>, chosen: &[usize]) -> Vec<Change> {
+    let chosen: HashSet<usize> = chosen.iter().copied().collect();
+    let picked = changes.into_iter().enumerate().filter(|(place, _)| chosen.contains(place));
+    picked.map(|(_, change)| change).collect()
+}
+
 /// The ref in the mirror that holds a commit until it has landed.
 pub(super) fn applying(key: i64) -> String {
     format!("refs/millhand/applying/{key}")
@@ -263,11 +330,15 @@ fn short_cut(path: &std::path::Path, base: &str, ours: &str, theirs: &str) -> Re
     if theirs == base.tree_id() {
         return Ok(ShortCut::Tree(ours.to_string()));
     }
-    let make = || {
-        let who = git2::Signature::new("Millhand", "millhand@localhost", &git2::Time::new(0, 0))?;
-        repository.commit(None, &who, &who, "to be merged\n", &repository.find_tree(theirs)?, &[&base])
-    };
-    Ok(ShortCut::Merge(make().doing("make a commit to merge")?.to_string()))
+    let made = to_merge(&repository, theirs, &base.id().to_string()).doing("make a commit to merge")?;
+    Ok(ShortCut::Merge(made.to_string()))
+}
+
+/// A commit for git to merge, which nothing refers to; the same one each time.
+fn to_merge(repository: &Repository, tree: Oid, base: &str) -> Result<Oid, git2::Error> {
+    let base = repository.find_commit(Oid::from_str(base)?)?;
+    let who = git2::Signature::new("Millhand", "millhand@localhost", &git2::Time::new(0, 0))?;
+    repository.commit(None, &who, &who, "to be merged\n", &repository.find_tree(tree)?, &[&base])
 }
 
 /// A field and what follows it.
@@ -296,44 +367,6 @@ fn conflicts(output: &[u8]) -> Vec<Conflict> {
         }
     }
     found.into_iter().map(|(path, message)| Conflict { path, message }).collect()
-}
-
-/// Refuses what must not be written to a person's repository, however it got into the mirror.
-fn check(repository: &Repository, change: &Change) -> Result<(), GitError> {
-    let Some(new) = &change.new else { return Ok(()) };
-    let shown = new.path.escape_ascii();
-    let bad = |name: &[u8]| matches!(name, b"" | b"." | b"..") || !names::is_valid_name(name);
-    if new.path.split(|byte| *byte == b'/').any(bad) {
-        return Err(GitError::refused(format!("{shown} is no path that may be written")));
-    }
-    if new.mode == LINK && change.old.as_ref().is_none_or(|old| old.id != new.id || old.mode != new.mode) {
-        let target = repository.find_blob(new.id).doing("read a link")?;
-        if leads_outside(&new.path, target.content()) {
-            let target = target.content().escape_ascii();
-            return Err(GitError::refused(format!(
-                "{shown} is a link that leads outside of the repository, to {target}"
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn leads_outside(path: &[u8], target: &[u8]) -> bool {
-    let mut depth = path.iter().filter(|byte| **byte == b'/').count();
-    if target.starts_with(b"/") {
-        return true;
-    }
-    for part in target.split(|byte| *byte == b'/') {
-        match part {
-            b"" | b"." => {}
-            b".." if depth == 0 => return true,
-            b".." => depth -= 1,
-            // Its own folder of git's, or of the agent's.
-            part if part.eq_ignore_ascii_case(b".git") => return true,
-            _ => depth += 1,
-        }
-    }
-    false
 }
 
 /// A tree with changes made to it.
@@ -431,20 +464,6 @@ pub(super) fn pull_request(remote: &str, branch: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn links_that_lead_outside_are_told_from_those_that_do_not() {
-        for (path, target) in
-            [("a", "/etc/passwd"), ("a", ".."), ("d/a", "../../x"), ("d/a", "../d/../../x"), ("a", ".git/config")]
-        {
-            assert!(leads_outside(path.as_bytes(), target.as_bytes()), "{path} {target}");
-        }
-        for (path, target) in
-            [("a", "b"), ("d/a", "../x"), ("d/e/a", "../../x/./y"), ("a", ".github/x"), ("a", "b/../c")]
-        {
-            assert!(!leads_outside(path.as_bytes(), target.as_bytes()), "{path} {target}");
-        }
-    }
 
     #[test]
     fn conflicts_are_read_with_gits_words() {

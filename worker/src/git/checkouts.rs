@@ -67,15 +67,18 @@ impl Checkouts {
 
     /// The worktree that has this branch checked out; an error if one cannot be touched now.
     pub(super) fn with_branch(&self, branch: &str) -> Result<Option<&Checkout>, GitError> {
-        let name = format!("refs/heads/{branch}");
+        let repository = Repository::open(&self.common).doing("open the repository")?;
+        let name = final_name(&repository, &format!("refs/heads/{branch}"));
         let mut found = None;
         for checkout in &self.all {
             let read = |file: &str| fs::read_to_string(checkout.git_dir.join(file)).unwrap_or_default();
             let shown = checkout.path.display();
-            let has_it = read("HEAD").trim_end() == format!("ref: {name}");
+            let has_it =
+                read("HEAD").trim_end().strip_prefix("ref: ").is_some_and(|head| final_name(&repository, head) == name);
+            let short = name.strip_prefix("refs/heads/").unwrap_or(branch);
             let remembers = REMEMBERED.iter().any(|file| {
                 let text = read(file);
-                text.trim_end() == name || text.trim_end() == branch
+                [name.as_str(), short, branch].contains(&text.trim_end())
             });
             if !has_it && !remembers {
                 continue;
@@ -96,6 +99,21 @@ impl Checkouts {
         let found = repository.find_reference(&format!("refs/heads/{branch}")).and_then(|found| found.peel_to_commit());
         Ok(found.ok().map(|commit| commit.id().to_string()))
     }
+}
+
+/// The ref that moves when this one is moved: a branch may be another name of a branch, and git goes through it.
+fn final_name(repository: &Repository, name: &str) -> String {
+    let mut name = name.to_owned();
+    // As deep as git goes.
+    for _ in 0..5 {
+        let target = repository.find_reference(&name).ok().and_then(|found| {
+            let target = found.symbolic_target().ok().flatten()?;
+            Some(target.to_owned())
+        });
+        let Some(target) = target else { break };
+        name = target;
+    }
+    name
 }
 
 /// A path that differs between two commits.
@@ -220,6 +238,18 @@ fn untracked_below<'t>(
         }
     }
     Ok(None)
+}
+
+/// What stands where one of these paths would be added to a folder that has a commit checked out.
+pub(super) fn obstacle(
+    mirror: &Path,
+    old: Option<&str>,
+    differences: &[Difference],
+    top: &Path,
+) -> Result<Option<PathBuf>, GitError> {
+    let repository = mirror::open(mirror)?;
+    let old = old.map(|id| repository.find_object(Oid::from_str(id)?, None)?.peel_to_tree());
+    in_the_way(top, old.transpose().doing("read a commit")?.as_ref(), differences)
 }
 
 /// The trees of two commits of a mirror, compared; with what would stand in the way of the new one in a folder.

@@ -11,7 +11,7 @@ use super::{
     Git, GitError, Mirror, Worktree, blocking,
     command::QUERY_LIMIT,
     error::{Context, PathContext},
-    mirror,
+    mirror, setup,
     stat_cache::StatCache,
     store_object::{Objects, Proof},
     walk::{Entry, Walk, Walked},
@@ -44,7 +44,10 @@ impl Git {
         message: &str,
     ) -> Result<Checkpoint, GitError> {
         let reference = format!("refs/millhand/sessions/{}/{task_id}", worktree.session_id);
-        self.checkpoint_to(mirror, worktree, reference, message, Lasting::Written).await
+        let made = self.checkpoint_to(mirror, worktree, reference, message, Lasting::Written).await?;
+        let place = Place::of(self, mirror, worktree.session_id);
+        blocking(move || place.forget_rebased()).await?;
+        Ok(made)
     }
 
     /// The same on any ref.
@@ -110,8 +113,9 @@ impl Work {
         // Objects are not flushed one by one: those of a turn before a loss of power may have a name and no content.
         let objects = Objects::of(&repository, if has_restarted { Proof::Content } else { Proof::Name })?;
         let lfs = self.mirror.join("lfs");
+        let copied = setup::left_out(&self.git.copied_record(self.place.session_id), &repository, &self.base)?;
         let checkout_bytes = |path: &[u8], id: Oid| runtime.block_on(self.checkout_bytes(path, id));
-        let walked = Walk::new(&objects, &known, &lfs, &checkout_bytes).run(folder.as_fd())?;
+        let walked = Walk::new(&objects, &known, &lfs, &copied, &checkout_bytes).run(folder.as_fd())?;
         let commit = self.commit(&repository, walked.tree)?;
         // After the commit: an index that is ahead of its checkpoint would be no harm, but one that is lost is only slower.
         let mut notes = walked.notes.clone();

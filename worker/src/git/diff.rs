@@ -272,6 +272,8 @@ impl Change {
             Part { bytes: Vec::new(), is_binary: true, additions: 0, deletions: 0, is_lfs: false }
         });
         flags.extend(part.is_lfs.then(|| "lfs".to_owned()));
+        let unresolved = !part.is_binary && flags::adds_conflict_markers(&part.bytes);
+        flags.extend(unresolved.then(|| "conflict_markers".to_owned()));
         let mode = |side: Option<&Side>| side.and_then(|side| i32::try_from(side.mode).ok()).unwrap_or(0);
         let count = |lines: usize| i32::try_from(lines).unwrap_or(i32::MAX);
         Ok(FileChange {

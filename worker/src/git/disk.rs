@@ -38,7 +38,7 @@ impl Git {
 
     /// Folders of sessions on this host, whether or not any database knows them: project, session, path.
     pub async fn session_folders(&self) -> Result<Vec<(i64, i64, PathBuf)>, GitError> {
-        let agents = self.home().root().join("agents");
+        let agents = self.home().agents();
         blocking(move || {
             let mut found = Vec::new();
             for (project, path) in numbered(&agents, "") {

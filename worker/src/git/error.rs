@@ -125,7 +125,7 @@ pub enum GitError {
 }
 
 impl GitError {
-    pub(super) fn refused(why: impl Into<String>) -> Self {
+    pub(crate) fn refused(why: impl Into<String>) -> Self {
         Self::Refused { why: why.into() }
     }
 

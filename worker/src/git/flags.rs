@@ -86,6 +86,12 @@ pub(super) fn is_ignore_rules(path: &[u8]) -> bool {
     path.rsplit(|byte| *byte == b'/').next() == Some(b".gitignore")
 }
 
+/// A text patch that brings git's conflict markers in: nobody has resolved them.
+pub(super) fn adds_conflict_markers(patch: &[u8]) -> bool {
+    let mut added = patch.split(|byte| *byte == b'\n').filter(|line| line.first() == Some(&b'+'));
+    added.any(|line| line.starts_with(b"+<<<<<<< ")) && added.any(|line| line.starts_with(b"+>>>>>>> "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +113,18 @@ mod tests {
             assert!(!executes(path.as_bytes()), "{path}");
         }
         assert!(is_ignore_rules(b"a/.gitignore"));
+    }
+
+    #[test]
+    fn conflict_markers_count_where_they_are_added_and_both_are_there() {
+        for (patch, counts) in [
+            ("@@ -1 +1,5 @@\n+<<<<<<< main\n a\n+=======\n+b\n+>>>>>>> theirs\n", true),
+            ("@@ -1,5 +1 @@\n-<<<<<<< main\n a\n-=======\n-b\n->>>>>>> theirs\n", false),
+            (" <<<<<<< main\n+b\n >>>>>>> theirs\n", false),
+            ("+<<<<<<< main\n", false),
+            ("+>>>>>>> x\n+<<<<<<< main\n", false),
+        ] {
+            assert_eq!(adds_conflict_markers(patch.as_bytes()), counts, "{patch}");
+        }
     }
 }

@@ -7,23 +7,24 @@
 
 use std::{
     fs,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use git2::{ObjectType, Oid, Repository};
+use git2::{ObjectType, Oid};
 
 use super::{
     Applies, Git, GitError, Mirror, apply, blocking,
     checkouts::{self, Checkout, Checkouts, Difference},
-    error::PathContext,
-    mirror, normalise,
+    lfs,
 };
 
 /// How far an apply is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Somebody else is at it, another apply or another git: that is waited for.
+    Waiting,
     /// The target is in the mirror.
     Fetched,
     /// The commit is made.
@@ -85,6 +86,8 @@ pub enum Where {
 
 const NO_COMMIT: &str = "0000000000000000000000000000000000000000";
 const EMPTY_TREE: &str = "4b825dc642cb6eb9a060e54bf8d69288fbee4904";
+const PLAIN: u32 = 0o100_644;
+const EXECUTABLE: u32 = 0o100_755;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Paths per command line.
 const AT_ONCE: usize = 100;
@@ -98,8 +101,8 @@ impl Git {
         held: &Applies,
         on_step: &(dyn Fn(Step) + Send + Sync),
     ) -> Result<Landed, GitError> {
-        let user = self.user_repository(mirror, landing, held).await?;
-        match user.land(on_step).await {
+        let user = self.user_repository(mirror, landing, held, on_step).await?;
+        match user.land().await {
             Err(GitError::Refused { why }) => Ok(Landed::Refused(why)),
             other => other,
         }
@@ -128,7 +131,7 @@ impl Git {
         landing: &Landing<'_>,
         held: &Applies,
     ) -> Result<Landed, GitError> {
-        let user = self.user_repository(mirror, landing, held).await?;
+        let user = self.user_repository(mirror, landing, held, &|_| {}).await?;
         match user.finish().await {
             Err(GitError::Refused { why }) => Ok(Landed::Refused(why)),
             other => other,
@@ -145,10 +148,11 @@ impl Git {
         mirror: &'a Mirror,
         landing: &'a Landing<'a>,
         held: &'a Applies,
+        on_step: &'a (dyn Fn(Step) + Send + Sync),
     ) -> Result<UserRepository<'a>, GitError> {
         let git_dir = self.git_dir_of(landing.source).await?;
         let checkouts = blocking(move || Checkouts::of(&git_dir)).await?;
-        Ok(UserRepository { git: self, mirror, landing, held, checkouts })
+        Ok(UserRepository { git: self, mirror, landing, held, checkouts, on_step })
     }
 }
 
@@ -158,22 +162,26 @@ struct UserRepository<'a> {
     landing: &'a Landing<'a>,
     held: &'a Applies,
     checkouts: Checkouts,
+    on_step: &'a (dyn Fn(Step) + Send + Sync),
 }
 
 impl UserRepository<'_> {
-    async fn land(&self, on_step: &(dyn Fn(Step) + Send + Sync)) -> Result<Landed, GitError> {
+    async fn land(&self) -> Result<Landed, GitError> {
+        let on_step = self.on_step;
         let Landing { branch, old, .. } = *self.landing;
-        self.bring().await?;
-        on_step(Step::Brought);
         let checkout = self.checkouts.with_branch(branch)?;
-        let (differences, obstacle) = self.compare(checkout).await?;
+        let (brought, compared) = tokio::join!(self.bring(), self.compare(checkout));
+        brought?;
+        on_step(Step::Brought);
+        let (differences, obstacle) = compared?;
         if let Some(path) = obstacle {
             let why = format!("{} is there already, and not part of {branch}: move it away", path.display());
             return Err(GitError::refused(why));
         }
+        // Whoever checks the branch out later looks for it there, too. It may be much: what is checked below is to hold still.
+        self.bring_lfs(&differences).await?;
         if let Some(checkout) = checkout {
             self.check(checkout).await?;
-            self.bring_lfs(&differences).await?;
         }
         on_step(Step::Checked);
         if !self.swap(self.landing.new, old).await? {
@@ -183,8 +191,12 @@ impl UserRepository<'_> {
         if let Some(checkout) = checkout
             && let Err(error) = self.read_tree(checkout, false).await
         {
-            self.take_back(checkout, &differences).await?;
-            return Err(GitError::refused(format!("the files could not be written, and all is as it was: {error}")));
+            let left = self.take_back(checkout, &differences).await?;
+            let rest = match left.is_empty() {
+                true => "all is as it was".to_owned(),
+                false => format!("all is as it was but {}, left alone as found", left.join(", ")),
+            };
+            return Err(GitError::refused(format!("the files could not be written, and {rest}: {error}")));
         }
         on_step(Step::Written);
         Ok(Landed::Yes(checkout.map(|checkout| checkout.path.clone())))
@@ -192,11 +204,16 @@ impl UserRepository<'_> {
 
     /// Fetches the commit: objects only, which nothing refers to yet.
     async fn bring(&self) -> Result<(), GitError> {
+        // Looking for deltas would take longer than all the rest.
+        let program = self.git.binary().to_str().map(|path| path.replace('\'', r"'\''"));
+        let undeltified = program.map(|path| format!("--upload-pack='{path}' -c pack.window=0 upload-pack"));
         self.git
             .plain("bring the commit to the repository")
             .git_dir(&self.checkouts.common)
             .args(["fetch", "--quiet", "--no-write-fetch-head", "--no-auto-maintenance", "--no-tags"])
-            .args(["--no-recurse-submodules", "--"])
+            .arg("--no-recurse-submodules")
+            .args(undeltified)
+            .arg("--")
             .arg(&self.mirror.path)
             .arg(apply::applying(self.landing.key))
             .holding(&self.held.lock)?
@@ -219,14 +236,21 @@ impl UserRepository<'_> {
         if !unmerged.is_empty() {
             return Err(GitError::refused(format!("{shown} has unmerged files")));
         }
-        // What was only touched is no change. It fails if something is one, which is what the dry run finds out.
-        self.unless_locked(|| async {
-            let what = "look at the files again";
-            let ended = self.at(checkout, what).args(["update-index", "--refresh"]).run_to_end().await?;
-            if ended.status == Some(128) { Err(ended.failure(what)) } else { Ok(()) }
-        })
-        .await?;
-        self.read_tree(checkout, true).await.map_err(|error| match error {
+        let tried = match self.read_tree(checkout, true).await {
+            // What was only touched is no change: git has to look at it again.
+            Err(GitError::Failed { .. }) => {
+                self.unless_locked(|| async {
+                    let what = "look at the files again";
+                    let ended = self.at(checkout, what).args(["update-index", "--refresh"]).run_to_end().await?;
+                    // It fails if something is one, which is what the dry run finds out.
+                    if ended.status == Some(128) { Err(ended.failure(what)) } else { Ok(()) }
+                })
+                .await?;
+                self.read_tree(checkout, true).await
+            }
+            tried => tried,
+        };
+        tried.map_err(|error| match error {
             GitError::Failed { message, .. } => {
                 let first = message.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
                 GitError::refused(format!("{shown} has changes of yours in the way: {first}"))
@@ -299,6 +323,7 @@ impl UserRepository<'_> {
                             "another git holds a lock: {first} If no git is running there, remove that file yourself"
                         )));
                     }
+                    (self.on_step)(Step::Waiting);
                     tokio::time::sleep(PAUSE).await;
                 }
                 other => return other,
@@ -306,31 +331,36 @@ impl UserRepository<'_> {
         }
     }
 
-    /// The files could not be written: those that were are put back, and the branch goes back.
-    async fn take_back(&self, checkout: &Checkout, differences: &[Difference]) -> Result<(), GitError> {
+    /// The files could not be written: those that were are put back, and the branch goes back. What is neither as it was nor as it was to
+    /// be was saved there a moment ago, or is half written: it stays, and is named.
+    async fn take_back(&self, checkout: &Checkout, differences: &[Difference]) -> Result<Vec<String>, GitError> {
         let states = self.states(checkout, differences).await?;
-        let mut restore = Vec::new();
+        let (mut restore, mut left) = (Vec::new(), Vec::new());
         for (difference, state) in differences.iter().zip(&states) {
+            let path = checkout.path.join(std::ffi::OsStr::from_bytes(&difference.path));
+            let is_there = path.symlink_metadata().is_ok();
             match (state, difference.old) {
-                (State::Old, _) => {}
-                // Our own, half written or whole: it was not there when that was looked at a moment ago.
-                (_, None) => {
-                    let path = checkout.path.join(std::ffi::OsStr::from_bytes(&difference.path));
-                    let _ = fs::remove_file(&path);
+                (State::Old, _) => continue,
+                (State::New, _) if is_there => remove_file(&checkout.path, &path),
+                (State::Other, _) if is_there => {
+                    left.push(difference.path.escape_ascii().to_string());
+                    continue;
                 }
-                (_, Some(_)) => restore.push(difference.path.clone()),
+                (State::New | State::Other, _) => {}
             }
+            restore.extend(difference.old.map(|_| difference.path.clone()));
         }
         for paths in restore.chunks(AT_ONCE) {
             let names = paths.iter().map(|path| std::ffi::OsStr::from_bytes(path));
-            let put_back = self.at(checkout, "put the files back").args(["checkout-index", "-f", "-u", "--"]);
+            // Without force: what comes to be there meanwhile is not ours.
+            let put_back = self.at(checkout, "put the files back").args(["checkout-index", "-u", "--"]);
             put_back.args(names).holding(&self.held.lock)?.run().await?;
         }
         if !self.swap(self.landing.old.unwrap_or(NO_COMMIT), Some(self.landing.new)).await? {
             let why = "the files could not be written, and the branch has moved on meanwhile";
             return Err(GitError::Interrupted(why.to_owned()));
         }
-        Ok(())
+        Ok(left)
     }
 
     /// The branch is at the new commit; files and index may be anywhere between.
@@ -338,6 +368,16 @@ impl UserRepository<'_> {
         let Some(checkout) = self.checkouts.with_branch(self.landing.branch)? else { return Ok(Landed::Yes(None)) };
         let (differences, _) = self.compare(None).await?;
         let states = self.states(checkout, &differences).await?;
+        let unwritten: Vec<_> = differences
+            .iter()
+            .zip(&states)
+            .filter(|(_, state)| **state != State::New)
+            .map(|(one, _)| one.clone())
+            .collect();
+        if let Some(path) = self.in_the_way(checkout, unwritten).await? {
+            let why = format!("{} has come to be there meanwhile: move it away", path.display());
+            return Err(GitError::refused(why));
+        }
         // The index learns of what was written already: then it is unmodified, and stays.
         let written: Vec<_> = differences.iter().zip(&states).filter(|(_, state)| **state == State::New).collect();
         for some in written.chunks(AT_ONCE) {
@@ -355,15 +395,23 @@ impl UserRepository<'_> {
             }
             command.holding(&self.held.lock)?.run().await?;
         }
-        self.check(checkout).await?;
         self.bring_lfs(&differences).await?;
+        self.check(checkout).await?;
         self.read_tree(checkout, false).await?;
         Ok(Landed::Yes(Some(checkout.path.clone())))
+    }
+
+    /// What stands where one of these would be added. git itself overwrites what is ignored.
+    async fn in_the_way(&self, checkout: &Checkout, differences: Vec<Difference>) -> Result<Option<PathBuf>, GitError> {
+        let (mirror, top) = (self.mirror.path.clone(), checkout.path.clone());
+        let old = self.landing.old.map(str::to_owned);
+        blocking(move || checkouts::obstacle(&mirror, old.as_deref(), &differences, &top)).await
     }
 
     /// What each differing path is like on disk.
     async fn states(&self, checkout: &Checkout, differences: &[Difference]) -> Result<Vec<State>, GitError> {
         let mut states = Vec::with_capacity(differences.len());
+        let has_modes = self.has_modes(checkout).await?;
         for some in differences.chunks(AT_ONCE) {
             let files: Vec<_> =
                 some.iter().map(|one| checkout.path.join(std::ffi::OsStr::from_bytes(&one.path))).collect();
@@ -386,7 +434,16 @@ impl UserRepository<'_> {
                         .ok()
                         .and_then(|target| Oid::hash_object(ObjectType::Blob, target.as_os_str().as_bytes()).ok()),
                 };
-                let is = |side: Option<(u32, Oid)>| found == side.map(|(_, id)| id);
+                let runs = is_plain(file).then(|| is_executable(file));
+                let is = |side: Option<(u32, Oid)>| {
+                    let same_mode = || match (runs, side) {
+                        (Some(_), Some((PLAIN | EXECUTABLE, _))) if !has_modes => true,
+                        (Some(true), Some((mode, _))) => mode == EXECUTABLE,
+                        (Some(false), Some((mode, _))) => mode == PLAIN,
+                        _ => true,
+                    };
+                    found == side.map(|(_, id)| id) && same_mode()
+                };
                 states.push(match () {
                     () if is(one.new) => State::New,
                     () if is(one.old) => State::Old,
@@ -397,11 +454,18 @@ impl UserRepository<'_> {
         Ok(states)
     }
 
+    /// Whether the user's git takes the bit that makes a file a program for part of it.
+    async fn has_modes(&self, checkout: &Checkout) -> Result<bool, GitError> {
+        let asked =
+            self.at(checkout, "read the repository's settings").args(["config", "--type=bool", "core.fileMode"]);
+        Ok(String::from_utf8_lossy(&asked.run_to_end().await?.stdout).trim() != "false")
+    }
+
     /// What agents put into files that belong into LFS is in the mirror's store: the user's filter looks for it in the repository's.
     async fn bring_lfs(&self, differences: &[Difference]) -> Result<(), GitError> {
         let (mirror, common) = (self.mirror.path.clone(), self.checkouts.common.clone());
         let blobs: Vec<_> = differences.iter().filter_map(|one| one.new).map(|(_, id)| id).collect();
-        blocking(move || copy_lfs(&mirror, &common, &blobs)).await
+        blocking(move || lfs::bring(&mirror, &common, &blobs)).await
     }
 }
 
@@ -417,39 +481,20 @@ fn is_plain(file: &Path) -> bool {
     fs::symlink_metadata(file).is_ok_and(|found| found.is_file())
 }
 
-fn is_locked(message: &str) -> bool {
-    message.contains(".lock': File exists") || message.contains(".lock: File exists")
+fn is_executable(file: &Path) -> bool {
+    fs::symlink_metadata(file).is_ok_and(|found| found.permissions().mode() & 0o100 != 0)
 }
 
-fn copy_lfs(mirror: &Path, common: &Path, blobs: &[Oid]) -> Result<(), GitError> {
-    let kept = mirror.join("lfs/objects");
-    if !kept.is_dir() {
-        return Ok(());
-    }
-    let repository: Repository = mirror::open(mirror)?;
-    for id in blobs {
-        let Ok(blob) = repository.find_blob(*id) else { continue };
-        if !normalise::is_lfs_pointer(blob.content()) {
-            continue;
+/// Removes a file, and the folders that are empty then.
+fn remove_file(top: &Path, path: &Path) {
+    let _ = fs::remove_file(path);
+    for folder in path.ancestors().skip(1).take_while(|folder| *folder != top) {
+        if fs::remove_dir(folder).is_err() {
+            break;
         }
-        let text = String::from_utf8_lossy(blob.content()).into_owned();
-        let Some(hash) = text
-            .lines()
-            .find_map(|line| line.strip_prefix("oid sha256:"))
-            .filter(|hash| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        else {
-            continue;
-        };
-        let below = Path::new(&hash[..2]).join(&hash[2..4]).join(hash);
-        let (from, to) = (kept.join(&below), common.join("lfs/objects").join(&below));
-        if !from.is_file() || to.exists() {
-            continue;
-        }
-        let folder = to.parent().unwrap_or(common);
-        fs::create_dir_all(folder).on("create", folder)?;
-        let temporary = tempfile::NamedTempFile::new_in(folder).on("write into", folder)?;
-        fs::copy(&from, temporary.path()).on("copy", &from)?;
-        temporary.persist(&to).map_err(|error| error.error).on("write", &to)?;
     }
-    Ok(())
+}
+
+fn is_locked(message: &str) -> bool {
+    message.contains(".lock': File exists") || message.contains(".lock: File exists")
 }

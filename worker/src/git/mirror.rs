@@ -100,6 +100,24 @@ impl Git {
         .await
     }
 
+    /// The same, if it has this tree too, whatever commit that belongs to.
+    pub async fn mirror_with_tree(&self, project_id: i64, base: &str, tree: &str) -> Result<Option<Mirror>, GitError> {
+        let Some(mirror) = self.mirror_with(project_id, base).await? else { return Ok(None) };
+        let (path, tree) = (mirror.path.clone(), tree.to_owned());
+        let has_it = blocking(move || {
+            let repository = open(&path)?;
+            Ok(git2::Oid::from_str(&tree).is_ok_and(|id| repository.find_tree(id).is_ok()))
+        })
+        .await?;
+        Ok(has_it.then_some(mirror))
+    }
+
+    /// Whether the source has a branch of this name of its own `origin`, from which one of its own is made.
+    pub async fn has_remote_branch(&self, mirror: &Mirror, branch: &str) -> Result<bool, GitError> {
+        let (path, name) = (mirror.path.clone(), format!("refs/mirror/remotes/origin/{branch}"));
+        blocking(move || Ok(open(&path)?.find_reference(&name).is_ok())).await
+    }
+
     /// Resolves a branch by name; without one, what the source has checked out.
     pub async fn resolve_base(&self, mirror: &Mirror, branch: Option<&str>) -> Result<Base, GitError> {
         let (path, head, branch) = (mirror.path.clone(), mirror.head.clone(), branch.map(str::to_owned));

@@ -11,14 +11,15 @@
 //! - import `store` or `agent`.
 //!
 //! Map: [`source`] says what a path or URL is · [`mirror`] keeps our clone · [`worktree`] makes a session's folder, [`session_refs`] names its commits,
-//! [`agent_repository`] its `.git`, [`trash`] moves it aside and back, [`pool`] resets it for another session · [`checkpoint`] turns the folder into a commit, by [`walk`], [`rules`] (ignore and
+//! [`agent_repository`] its `.git`, [`trash`] moves it aside and back, [`pool`] resets it for another session, [`setup`] copies files in · [`checkpoint`] turns the folder into a commit, by [`walk`], [`rules`] (ignore and
 //! attributes), [`names`] (those that no tree may have) and [`normalise`] (line ends, LFS) · [`diff`] measures it, [`patch`] writes what `git apply` reads · [`apply`] makes a commit of
 //! what was approved, [`land`] brings it to the user's branch and [`checkouts`] to where that is checked out, [`push`] to a remote, [`rebase`] to the
 //! session's own worktree ·
-//! [`command`] starts every git process · [`folder`] goes through folders without following links.
+//! [`check`] checks a turn's result out for the operator's checks · [`command`] starts every git process · [`folder`] goes through folders without following links.
 
 mod agent_repository;
 mod apply;
+mod check;
 mod checkouts;
 mod checkpoint;
 mod command;
@@ -29,7 +30,9 @@ mod flags;
 mod floor;
 mod folder;
 mod land;
+mod lfs;
 mod lock;
+mod merging;
 mod mirror;
 mod names;
 mod normalise;
@@ -40,6 +43,7 @@ mod rebase;
 mod rebuild;
 mod rules;
 mod session_refs;
+mod setup;
 mod source;
 mod stat_cache;
 mod store_object;
@@ -48,6 +52,7 @@ mod tip;
 mod trash;
 mod walk;
 mod worktree;
+mod writable;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -58,6 +63,7 @@ use std::{
 };
 
 pub use apply::{Approved, CommitText, Conflict, Merged};
+pub use check::{Checked, Checkout};
 pub use checkpoint::Checkpoint;
 pub use command::Progress;
 pub use disk::DiskUse;
@@ -68,6 +74,7 @@ pub use patch::headers_of;
 pub use push::{Push, Pushed};
 pub use rebase::Rebased;
 pub use rebuild::Patched;
+pub use setup::CopiedFile;
 pub use source::{Source, SourceKind};
 pub use tip::Tip;
 pub use trash::{Gate, GateOf, Whereabouts};
@@ -206,6 +213,12 @@ impl Git {
     pub async fn lock_applies(&self, project_id: i64) -> Result<Applies, GitError> {
         let lock = self.lock(format!("apply-p{project_id}.lock"), "the project, to apply changes,".to_owned()).await?;
         Ok(Applies { lock })
+    }
+
+    /// The same without waiting; none while somebody else holds it.
+    pub async fn try_lock_applies(&self, project_id: i64) -> Result<Option<Applies>, GitError> {
+        let path = self.private().join("locks").join(format!("apply-p{project_id}.lock"));
+        blocking(move || Ok(Lock::try_acquire(&path)?.map(|lock| Applies { lock }))).await
     }
 
     async fn lock(&self, name: String, what: String) -> Result<Lock, GitError> {

@@ -3,12 +3,12 @@
 //! While one waits it lies in `pool/`, where no agent can write, and has no session. It is emptied and checked out there, never where an
 //! agent can. Anything that is not as it should be is an error: the caller then moves the folder to the trash.
 
-use std::{fs, os::fd::OwnedFd};
+use std::{fs, os::fd::OwnedFd, path::Path};
 
 use super::{
     Base, Git, GitError, Mirror, Worktree, blocking,
     error::PathContext,
-    folder,
+    folder, setup,
     stat_cache::StatCache,
     sweep,
     worktree::{MARKER, Place},
@@ -26,23 +26,25 @@ impl Git {
         base: &Base,
     ) -> Result<Worktree, GitError> {
         let slot = format!("reset-s{}", old.session_id);
-        self.pool_worktree(mirror, old.session_id, &slot, base).await?;
-        self.take_pooled(mirror, &slot, session_id, base).await
+        self.pool_worktree(mirror, old.session_id, &slot, base, false).await?;
+        self.take_pooled(mirror, &slot, session_id, base, false).await
     }
 
-    /// Moves a session's worktree to the pool, under this name, and resets it there. The session has none then.
+    /// Moves a session's worktree to the pool, under this name, and resets it there. The session has none then. `keep_ignored`: what its
+    /// project's own ignore rules name stays in it, but for what was copied in.
     pub async fn pool_worktree(
         &self,
         mirror: &Mirror,
         session_id: i64,
         slot: &str,
         base: &Base,
+        keep_ignored: bool,
     ) -> Result<(), GitError> {
         let lock = self.lock_session(session_id).await?;
         let (from, to) = (Place::of(self, mirror, session_id), Place::pooled(self, mirror, slot));
         {
-            let to = to.clone();
-            blocking(move || from.move_into_pool(&to)).await?;
+            let (to, record) = (to.clone(), self.copied_record(session_id));
+            blocking(move || from.move_into_pool(&to, &record, keep_ignored)).await?;
         }
         self.fill(&to, &to.path, base, &base.commit, &lock).await
     }
@@ -60,13 +62,20 @@ impl Git {
         slot: &str,
         session_id: i64,
         base: &Base,
+        keep_ignored: bool,
     ) -> Result<Worktree, GitError> {
         let lock = self.lock_session(session_id).await?;
         let (from, to) = (Place::pooled(self, mirror, slot), Place::of(self, mirror, session_id));
         let at = from.path.clone();
         {
             let to = to.clone();
-            blocking(move || from.leave_pool(&to)).await?;
+            blocking(move || from.leave_pool(&to, keep_ignored)).await?;
+        }
+        if keep_ignored {
+            // What the rules of the new base do not name would be taken for the session's work.
+            self.check_out(&to, &at, &base.commit, &lock).await?;
+            let (to, at) = (to.clone(), at.clone());
+            blocking(move || to.sweep_at(&at)).await?;
         }
         self.fill(&to, &at, base, &base.commit, &lock).await?;
         Ok(to.worktree(base))
@@ -87,7 +96,7 @@ impl Git {
 
 impl Place {
     /// Moves the folder out of the agents' reach, and only there empties it of all but tracked files.
-    fn move_into_pool(&self, to: &Self) -> Result<(), GitError> {
+    fn move_into_pool(&self, to: &Self, record: &Path, keep_ignored: bool) -> Result<(), GitError> {
         // Before its marker goes: what cannot be gone through stays whole.
         let (folder, known) = self.open_whole()?;
         let (old, new) = (self.open_parent()?, to.make_parent()?);
@@ -103,15 +112,17 @@ impl Place {
             return Err(GitError::Planted { path: to.path.clone() });
         }
         to.describe(&to.meta)?;
-        to.empty(&folder, &known)
+        to.forget_setup()?;
+        setup::take_out(record, &folder)?;
+        to.empty(&folder, &known, keep_ignored)
     }
 
     /// Gives the index to a session; the folder stays in the pool until it is ready.
-    fn leave_pool(&self, to: &Self) -> Result<(), GitError> {
+    fn leave_pool(&self, to: &Self, keep_ignored: bool) -> Result<(), GitError> {
         let (folder, known) = self.open_whole()?;
         let _ = fs::remove_file(self.meta.join(MARKER));
         self.remove_stale_lock()?;
-        self.empty(&folder, &known)?;
+        self.empty(&folder, &known, keep_ignored)?;
         to.set_aside()?;
         to.forget()?;
         fs::rename(&self.meta, &to.meta).on("rename", &to.meta)?;
@@ -125,9 +136,15 @@ impl Place {
         Ok((self.open()?, StatCache::read(&self.meta.join("index"))?))
     }
 
-    fn empty(&self, folder: &OwnedFd, known: &StatCache) -> Result<(), GitError> {
+    /// Removes what is not tracked from a folder of the pool, with the rules of the commit that is checked out there.
+    fn sweep_at(&self, at: &Path) -> Result<(), GitError> {
+        let folder = self.open_at(at)?;
+        sweep::sweep(&folder, &StatCache::read(&self.meta.join("index"))?, true).on("empty", at)
+    }
+
+    fn empty(&self, folder: &OwnedFd, known: &StatCache, keep_ignored: bool) -> Result<(), GitError> {
         folder::unlock(folder).on("open", &self.path)?;
         folder::remove(folder, b".git").on("remove the .git in", &self.path)?;
-        sweep::sweep(folder, known).on("empty", &self.path)
+        sweep::sweep(folder, known, keep_ignored).on("empty", &self.path)
     }
 }

@@ -1,6 +1,8 @@
 //! Bringing a commit to a branch of a remote, from the mirror: by compare-and-swap, and never by force.
 
-use super::{Applies, Git, GitError, Mirror, apply, command::REMOTE_LIMIT, command::without_credentials};
+use std::path::Path;
+
+use super::{Applies, Git, GitError, Mirror, apply, blocking, command::REMOTE_LIMIT, command::without_credentials};
 
 /// What is to be pushed.
 #[derive(Clone, Debug)]
@@ -76,20 +78,23 @@ impl Git {
         Ok(found.map(|(id, _)| id.to_owned()))
     }
 
-    /// Fetches a commit of a branch of the remote into the mirror.
+    /// Fetches a commit of a branch of the remote into the mirror, for the apply of this key.
     pub async fn fetch_remote_branch(
         &self,
         mirror: &Mirror,
         source: &str,
         branch: &str,
+        key: i64,
         held: &Applies,
     ) -> Result<(), GitError> {
         let remote = self.remote_of(source).await?;
+        let _lock = self.lock_mirror(mirror.project_id).await?;
         self.to_remote("fetch the remote's branch", &remote)
             .git_dir(&mirror.path)
             .args(["fetch", "--quiet", "--no-auto-gc", "--update-shallow", "--no-write-fetch-head", "--no-tags"])
             .args(["--no-recurse-submodules", "--force", "--", &remote])
-            .arg(format!("+refs/heads/{branch}:refs/millhand/remote/{branch}"))
+            // One flat name: `feature` that was, and `feature/x` that is, could not lie beside one another.
+            .arg(format!("+refs/heads/{branch}:refs/millhand/fetched/{key}"))
             .holding(&held.lock)?
             .limit(REMOTE_LIMIT)
             .run()
@@ -105,10 +110,23 @@ impl Git {
         let source = self.locate(source).await?;
         let remote = match source.git_dir {
             None => Some(source.location),
-            Some(_) => source.origin,
+            Some(git_dir) => blocking(move || Ok(push_url(&git_dir))).await?,
         };
         let remote = remote.ok_or_else(|| GitError::refused("the repository has no remote \"origin\" to push to"))?;
         Ok(remote.strip_prefix("file://").map(str::to_owned).unwrap_or(remote))
+    }
+}
+
+/// Where a repository's own `git push` to `origin` would go.
+fn push_url(git_dir: &Path) -> Option<String> {
+    let repository = git2::Repository::open(git_dir).ok()?;
+    let origin = repository.find_remote("origin").ok()?;
+    let url = origin.pushurl().ok().flatten().or_else(|| origin.url().ok())?.to_owned();
+    // As git tells a path from a host's: no scheme, and no colon before the first slash.
+    let is_path = !url.contains("://") && !url.split('/').next().unwrap_or_default().contains(':');
+    match is_path && !url.starts_with('/') {
+        true => repository.workdir().unwrap_or(git_dir).join(&url).to_str().map(str::to_owned),
+        false => Some(url),
     }
 }
 

@@ -31,6 +31,25 @@ impl Git {
         task_id: i64,
         wanted: Patched<'_>,
     ) -> Result<Checkpoint, GitError> {
+        let reference = format!("refs/millhand/sessions/{session_id}/{task_id}");
+        let message = format!("t{task_id} of s{session_id}\n\nmade again from the recorded changes");
+        self.rebuild(mirror, reference, message, wanted).await
+    }
+
+    /// The same for a change set that is to be looked at or applied. It is no checkpoint: nothing of the session's goes on from it.
+    pub async fn rebuild_change_set(&self, mirror: &Mirror, key: i64, wanted: Patched<'_>) -> Result<(), GitError> {
+        let message = format!("change set {key}\n\nmade again from the recorded changes");
+        self.rebuild(mirror, format!("refs/millhand/rebuilt/{key}"), message, wanted).await?;
+        Ok(())
+    }
+
+    async fn rebuild(
+        &self,
+        mirror: &Mirror,
+        reference: String,
+        message: String,
+        wanted: Patched<'_>,
+    ) -> Result<Checkpoint, GitError> {
         let building = self.building();
         fs::create_dir_all(&building).on("create", &building)?;
         let folder = tempfile::Builder::new().prefix("rebuild-").tempdir_in(&building).on("create in", &building)?;
@@ -50,8 +69,6 @@ impl Git {
             let message = format!("the recorded changes lead to tree {tree}, not to {}", wanted.tree);
             return Err(GitError::Interrupted(message));
         }
-        let reference = format!("refs/millhand/sessions/{session_id}/{task_id}");
-        let message = format!("t{task_id} of s{session_id}\n\nmade again from the recorded changes");
         let (path, base) = (mirror.path.clone(), wanted.base_commit.to_owned());
         let commit = {
             let tree = tree.clone();

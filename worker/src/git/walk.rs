@@ -5,6 +5,7 @@
 //! devices are not opened. One bad path becomes a note.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{Read, Seek, SeekFrom, Write},
     os::fd::{AsFd, BorrowedFd},
@@ -82,6 +83,8 @@ pub(super) struct Walk<'a> {
     known: &'a StatCache,
     checkout_bytes: &'a CheckoutBytes<'a>,
     lfs: &'a Path,
+    /// Paths that are nobody's work: what was copied in.
+    left_out: &'a BTreeSet<Vec<u8>>,
     horizon: Horizon,
     rules: Rules,
     path: Vec<u8>,
@@ -93,6 +96,7 @@ impl<'a> Walk<'a> {
         objects: &'a Objects<'a>,
         known: &'a StatCache,
         lfs: &'a Path,
+        left_out: &'a BTreeSet<Vec<u8>>,
         checkout_bytes: &'a CheckoutBytes<'a>,
     ) -> Self {
         let out = Walked {
@@ -103,7 +107,7 @@ impl<'a> Walk<'a> {
             flagged: Vec::new(),
         };
         let rules = Rules::new();
-        Self { objects, known, checkout_bytes, lfs, horizon: Horizon::now(), rules, path: Vec::new(), out }
+        Self { objects, known, checkout_bytes, lfs, left_out, horizon: Horizon::now(), rules, path: Vec::new(), out }
     }
 
     /// Walks the folder.
@@ -150,10 +154,7 @@ impl<'a> Walk<'a> {
                 self.note("rules not read, no plain file or too large:");
                 return None;
             }
-            let mut bytes = Vec::new();
-            let (mut file, stat) = open_file(folder, name)?;
-            Read::by_ref(&mut file).take(size_of(&stat).min(RULES_UP_TO)).read_to_end(&mut bytes).ok()?;
-            Some(bytes)
+            rules_in(folder, name)
         };
         let (ignore, attributes) = (rules_of(b".gitignore"), rules_of(b".gitattributes"));
         let entered = self.rules.enter(&self.path, ignore.as_deref(), attributes.as_deref());
@@ -198,7 +199,8 @@ impl<'a> Walk<'a> {
             }
             return self.inner_folder(parent, name, ignored, depth);
         }
-        if known.is_none() && (ignored || self.rules.is_ignored(&self.path, false)) {
+        let is_copy = || self.left_out.contains(&self.path);
+        if known.is_none() && (ignored || is_copy() || self.rules.is_ignored(&self.path, false)) {
             return Ok(None);
         }
         match kind {
@@ -453,6 +455,14 @@ impl<'a> Walk<'a> {
 }
 
 type TreeEntry = (Vec<u8>, u32, Oid);
+
+/// The bytes of a file with rules.
+pub(super) fn rules_in(folder: BorrowedFd<'_>, name: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let (mut file, stat) = open_file(folder, name)?;
+    Read::by_ref(&mut file).take(size_of(&stat).min(RULES_UP_TO)).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
 
 /// What is under a name. A folder whose names can be listed but not looked at is opened for us first.
 fn look_at(folder: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Stat> {

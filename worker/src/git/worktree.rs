@@ -23,7 +23,7 @@ use super::{
     error::PathContext,
     folder,
     lock::Lock,
-    mirror,
+    mirror, setup,
     trash::prepare_trash,
     write_whole,
 };
@@ -85,13 +85,14 @@ impl Git {
         session_id: i64,
         with_refs: bool,
     ) -> Result<Option<PathBuf>, GitError> {
-        let place = Place::of(self, mirror, session_id);
+        let (place, record) = (Place::of(self, mirror, session_id), self.copied_record(session_id));
         let _lock = self.lock_session(session_id).await?;
         blocking(move || {
             let aside = place.set_aside()?;
             place.forget()?;
             if with_refs {
                 place.set_refs_aside()?;
+                setup::forget_record(&record)?;
             }
             Ok(aside)
         })
@@ -159,7 +160,7 @@ impl Git {
     }
 
     /// The files of a commit, and the index that belongs to them. Filters do not run: none is configured.
-    async fn check_out(&self, place: &Place, at: &Path, commit: &str, lock: &Lock) -> Result<(), GitError> {
+    pub(super) async fn check_out(&self, place: &Place, at: &Path, commit: &str, lock: &Lock) -> Result<(), GitError> {
         self.plain("check out the worktree")
             .git_dir(&place.meta)
             .work_tree(at)
@@ -246,6 +247,11 @@ impl Place {
     /// The folder, opened without going through a link.
     pub(super) fn open(&self) -> Result<std::os::fd::OwnedFd, GitError> {
         folder::open_beneath(&self.home, &self.path)
+    }
+
+    /// Another folder of the home, opened likewise.
+    pub(super) fn open_at(&self, at: &Path) -> Result<std::os::fd::OwnedFd, GitError> {
+        folder::open_beneath(&self.home, at)
     }
 
     pub(super) fn open_parent(&self) -> Result<std::os::fd::OwnedFd, GitError> {
@@ -370,21 +376,22 @@ impl Place {
 
     /// Builds the agent's `.git` elsewhere and moves it in; whatever had its name is removed, not followed.
     fn write_agent_repository(&self, base: &Base, building: &Path, folder: impl AsFd) -> Result<(), GitError> {
-        self.write_agent_repository_with(base, building, folder, &self.meta.join("index"))
+        let temporary = self.build_agent_repository(base, building, &self.meta.join("index"))?;
+        folder::remove(&folder, b".git").on("remove the .git in", &self.path)?;
+        let built = temporary.path().join("git");
+        rustix::fs::renameat(rustix::fs::CWD, &built, &folder, ".git").on("put the .git into", &self.path)
     }
 
-    /// The same with another index.
-    pub(super) fn write_agent_repository_with(
+    /// Builds the agent's `.git`, as `git` in a folder where no agent can write.
+    pub(super) fn build_agent_repository(
         &self,
         base: &Base,
         building: &Path,
-        folder: impl AsFd,
         index: &Path,
-    ) -> Result<(), GitError> {
+    ) -> Result<tempfile::TempDir, GitError> {
         let repository = mirror::open(&self.mirror)?;
         let temporary =
             tempfile::Builder::new().prefix("repository-").tempdir_in(building).on("create in", building)?;
-        let built = temporary.path().join("git");
         let branch = self.branch();
         let contents = Contents {
             mirror: &repository,
@@ -393,9 +400,8 @@ impl Place {
             commit: &base.commit,
             base_branch: base.branch.as_deref(),
         };
-        agent_repository::write(&built, &contents)?;
-        folder::remove(&folder, b".git").on("remove the .git in", &self.path)?;
-        rustix::fs::renameat(rustix::fs::CWD, &built, &folder, ".git").on("put the .git into", &self.path)
+        agent_repository::write(&temporary.path().join("git"), &contents)?;
+        Ok(temporary)
     }
 
     pub(super) fn write_marker(&self, base: &Base) -> Result<(), GitError> {

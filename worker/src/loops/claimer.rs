@@ -36,6 +36,8 @@ pub struct Claimer {
     pub slots: Arc<Semaphore>,
     /// Something may be claimable.
     pub wake: Arc<Notify>,
+    /// Nudged when a turn is over: it may be worth telling.
+    pub notifier: Arc<Notify>,
     /// Leases of this worker.
     pub leases: Leases,
     /// Does the turns.
@@ -115,11 +117,14 @@ impl Claimer {
         while let Ok(permit) = self.slots.clone().try_acquire_owned() {
             permits.push(permit);
         }
-        let (promoted, lanes) = self.store.advance_and_list_lanes().await?;
-        let mut runnable: Vec<String> = lanes
-            .into_iter()
-            .filter(|lane| Lane::parse(lane).is_some_and(|lane| lane.runs_on(&self.host_id, &self.agents)))
-            .collect();
+        let (promoted, lanes, budgets) = self.store.advance_and_list_lanes().await?;
+        let may_run = |lane: &Lane<'_>| lane.runs_on(&self.host_id, &self.agents) && budgets.lets(lane.project_id);
+        let mut runnable: Vec<String> =
+            lanes.into_iter().filter(|lane| Lane::parse(lane).is_some_and(|lane| may_run(&lane))).collect();
+        self.leases.meter(budgets.is_metered());
+        if budgets.has_own_limits() && !runnable.is_empty() {
+            self.block_over_budget(&runnable, permits.len()).await?;
+        }
         let seats = self.reserve(&runnable, permits.len());
         runnable.retain(|lane| Lane::parse(lane).is_some_and(|lane| seats.contains(lane.project_id)));
         if stop.is_cancelled() {
@@ -144,6 +149,17 @@ impl Claimer {
         Ok(Round { claimed: count, more: count == wanted })
     }
 
+    /// Takes heads that have reached a limit of their own out of the way of the claim.
+    async fn block_over_budget(&self, lanes: &[String], at_most: usize) -> Result<(), StoreError> {
+        loop {
+            let blocked = self.store.block_over_budget(lanes, at_most).await?;
+            if blocked == 0 {
+                return Ok(());
+            }
+            tracing::info!(tasks = blocked, "over budget: not begun");
+        }
+    }
+
     /// Takes a seat for each project of these lanes, before anything of it is claimed: what could not run is not taken.
     fn reserve(&self, lanes: &[String], turns: usize) -> Seats {
         let Some(backend) = &self.backend else { return Seats(None) };
@@ -165,7 +181,7 @@ impl Claimer {
     fn start(&self, claimed: Claimed, permit: OwnedSemaphorePermit, seat: Option<Seat>, sent: Instant) {
         let lease = self.leases.hold(claimed.token, sent);
         let runner = self.runner.clone();
-        let wake = self.wake.clone();
+        let (wake, notifier) = (self.wake.clone(), self.notifier.clone());
         let span = tracing::info_span!(
             "turn",
             task = claimed.task_id,
@@ -178,6 +194,7 @@ impl Claimer {
                 runner.run(claimed, lease).await;
                 drop((permit, seat));
                 wake.notify_one();
+                notifier.notify_one();
             }
             .instrument(span),
         );

@@ -51,12 +51,15 @@ impl Heartbeat {
         let _ = watchdog.await;
     }
 
+    /// Longest wait for an answer, so that a connection that hangs costs one beat and not the lease.
+    fn bound(&self) -> Duration {
+        self.timings.heartbeat.max(Duration::from_millis(100))
+    }
+
     async fn beat(&self) -> Result<(), StoreError> {
         let tokens = self.leases.tokens();
         let sent = Sent::now();
-        // Bounded, so that a connection that hangs costs one beat and not the lease.
-        let bound = self.timings.heartbeat.max(Duration::from_millis(100));
-        let states = self.store.heartbeat(self.worker, &tokens, self.timings.lease, bound).await?;
+        let states = self.store.heartbeat(self.worker, &tokens, self.timings.lease, self.bound()).await?;
         for state in &states {
             if state.renewed {
                 self.leases.confirm(state.token, sent.at);
@@ -71,6 +74,16 @@ impl Heartbeat {
             }
         }
         self.leases.renewed(sent);
+        self.look_at_budgets().await
+    }
+
+    /// Stops turns that have reached a limit: by what others have spent, or as it was lowered. Their leases have nothing to do with it.
+    async fn look_at_budgets(&self) -> Result<(), StoreError> {
+        let over = self.store.leases_over_budget(&self.leases.tokens(), self.bound()).await?;
+        self.leases.meter(over.is_some());
+        for (token, limit) in over.unwrap_or_default() {
+            self.leases.stop_over_budget(token, limit);
+        }
         Ok(())
     }
 }

@@ -4,15 +4,20 @@
 //! A loop decides nothing about a turn; it claims, keeps alive, rescues, reaps. Database trouble is logged once when it
 //! begins and once when it ends.
 
+pub mod checker;
 pub mod claimer;
+pub mod courier;
+pub mod forecaster;
 pub mod heartbeat;
 pub mod lookout;
+pub mod notifier;
 pub mod prober;
 pub mod pruner;
 pub mod reaper;
 pub mod rehomer;
 pub mod rescuer;
 pub mod settler;
+pub mod teller;
 pub mod tender;
 
 use crate::store::StoreError;

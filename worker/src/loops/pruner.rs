@@ -67,13 +67,30 @@ impl Pruner {
                 tokio::time::sleep(BREATH).await;
             }
         }
-        if days + tasks + sessions > 0 {
-            tracing::info!(event_days = days, tasks, sessions, "took away what was kept long enough");
+        let deliveries = self.prune_deliveries().await?;
+        if days + tasks + sessions + deliveries > 0 {
+            tracing::info!(event_days = days, tasks, sessions, deliveries, "took away what was kept long enough");
         }
         let counters = self.store.counters();
         counters.add(Count::EventDaysDropped, days);
         counters.add(Count::TasksPruned, tasks);
         counters.add(Count::SessionsPruned, sessions);
+        counters.add(Count::DeliveriesPruned, deliveries);
         Ok(())
+    }
+
+    async fn prune_deliveries(&self) -> Result<u64, StoreError> {
+        let mut deliveries = 0;
+        if self.retention.deliveries_days == 0 {
+            return Ok(deliveries);
+        }
+        loop {
+            let pruned = self.store.prune_deliveries(self.retention.deliveries_days, AT_MOST).await?;
+            deliveries += pruned.unsigned_abs();
+            if pruned < AT_MOST {
+                return Ok(deliveries);
+            }
+            tokio::time::sleep(BREATH).await;
+        }
     }
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Trouble;
 use crate::{
-    store::StoreError,
+    store::{StoreError, rehome::AwaySession},
     worktrees::{WorktreeError, Worktrees},
 };
 
@@ -46,8 +46,19 @@ impl Rehomer {
     async fn round(&self, refused: &mut HashMap<i64, Instant>) -> Result<(), StoreError> {
         let Worktrees { store, host_id, timings, .. } = &self.worktrees;
         refused.retain(|_, since| since.elapsed() < timings.rehome.max(timings.reap_retry));
-        let without: Vec<i64> = refused.keys().copied().collect();
-        for session in store.away_sessions(host_id, timings.rehome, &self.agents, &without, AT_ONCE).await? {
+        loop {
+            let without: Vec<i64> = refused.keys().copied().collect();
+            let away = store.away_sessions(host_id, timings.rehome, &self.agents, &without, AT_ONCE).await?;
+            let is_last = i64::try_from(away.len()).is_ok_and(|found| found < AT_ONCE);
+            self.take_over(away, refused).await?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn take_over(&self, away: Vec<AwaySession>, refused: &mut HashMap<i64, Instant>) -> Result<(), StoreError> {
+        for session in away {
             let (id, from) = (session.session_id, &session.home_host);
             match self.worktrees.rehome(&session).await {
                 Ok(true) => {
@@ -55,7 +66,12 @@ impl Rehomer {
                 }
                 Ok(false) => {
                     refused.insert(id, Instant::now());
-                    tracing::debug!(session = id, from, "not taken over: something else has come of it");
+                    tracing::warn!(
+                        session = id,
+                        from,
+                        "its host is gone, and it is not taken over: it was claimed, closed, applied or taken back meanwhile, or this host still \
+                         has its worktree of an earlier stay"
+                    );
                 }
                 Err(WorktreeError::Store(error)) => return Err(error),
                 Err(error) => {

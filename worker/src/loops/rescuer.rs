@@ -56,6 +56,11 @@ impl Rescuer {
         if clock.may_rescue(database, began.elapsed()) {
             self.rescue().await?;
         }
+        let released = self.store.release_budget().await?;
+        if released > 0 {
+            tracing::info!(tasks = released, "there is a budget for them again");
+            self.wake.notify_one();
+        }
         if sweep {
             let repaired = self.store.repair(self.timings.lease * GRACE_LEASES, self.max_infra_losses).await?;
             for repaired in &repaired {

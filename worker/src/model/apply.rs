@@ -19,6 +19,15 @@ pub struct CommitFacts<'a> {
     pub project: &'a str,
 }
 
+/// What an apply took: a tree, and the commit that it was made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The commit that the change set was measured against.
+    pub base_commit: String,
+    /// That commit with what was taken.
+    pub tree_id: String,
+}
+
 /// The longest message: git takes it as one argument.
 const LONGEST: usize = 60_000;
 

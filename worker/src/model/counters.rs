@@ -30,6 +30,22 @@ pub enum Count<'a> {
     TasksPruned,
     /// Sessions taken away.
     SessionsPruned,
+    /// Agents' servers started.
+    ServersStarted,
+    /// Ended to make room for another project's.
+    ServersEvicted,
+    /// Ended or replaced, by why.
+    ServersEnded(&'a str),
+    /// Taken over from a worker that died.
+    ServersAdopted,
+    /// Turns that ran on those.
+    TurnsAdopted,
+    /// Items noted for webhooks.
+    DeliveriesNoted,
+    /// Posts to webhooks, by what came of them.
+    Posted(&'a str),
+    /// Deliveries taken away.
+    DeliveriesPruned,
 }
 
 impl Count<'_> {
@@ -47,6 +63,14 @@ impl Count<'_> {
             Self::EventDaysDropped => "event_days_dropped".to_owned(),
             Self::TasksPruned => "tasks_pruned".to_owned(),
             Self::SessionsPruned => "sessions_pruned".to_owned(),
+            Self::ServersStarted => "servers_started".to_owned(),
+            Self::ServersEvicted => "servers_evicted".to_owned(),
+            Self::ServersEnded(why) => format!("servers_ended.{why}"),
+            Self::ServersAdopted => "servers_adopted".to_owned(),
+            Self::TurnsAdopted => "turns_adopted".to_owned(),
+            Self::DeliveriesNoted => "deliveries_noted".to_owned(),
+            Self::Posted(what) => format!("posted.{what}"),
+            Self::DeliveriesPruned => "deliveries_pruned".to_owned(),
         }
     }
 }

@@ -31,6 +31,38 @@ id!(
     /// A chat, shown as `c9`.
     ChatId, "c"
 );
+id!(
+    /// An ask, shown as `a12`.
+    AskId, "a"
+);
+id!(
+    /// A webhook, shown as `wh3`.
+    WebhookId, "wh"
+);
+id!(
+    /// A delivery to a webhook, shown as `d17`.
+    DeliveryId, "d"
+);
+id!(
+    /// A token of the API, or a browser that was logged in, shown as `tok3`.
+    TokenId, "tok"
+);
+
+/// What was typed is not the id of an ask.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is not an ask: use a12, as the inbox shows it")]
+pub struct AskIdError(String);
+
+impl FromStr for AskId {
+    type Err = AskIdError;
+
+    fn from_str(text: &str) -> Result<Self, AskIdError> {
+        let digits = text.strip_prefix('a').unwrap_or(text);
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let number = digits.parse().ok().filter(|_| is_number);
+        number.map(Self).ok_or_else(|| AskIdError(text.to_owned()))
+    }
+}
 
 /// Any id that a person may type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +104,15 @@ impl FromStr for AnyId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ask_is_typed_with_its_prefix_or_without() {
+        assert_eq!("a12".parse(), Ok(AskId(12)));
+        assert_eq!("12".parse(), Ok(AskId(12)));
+        for bad in ["", "a", "t12", "a-1", "+1", "99999999999999999999"] {
+            assert!(bad.parse::<AskId>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn prefix_tells_the_kind_and_a_bare_number_is_a_task() {

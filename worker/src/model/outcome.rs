@@ -50,12 +50,19 @@ pub enum Ending {
     ServerLost,
     /// Its message was sent before, is not answered, and the project wants a person to say so before it is sent again.
     AsksToResend,
+    /// What may be spent is spent: it was stopped.
+    OverBudget,
     /// Nothing happened for too long.
     Stalled,
     /// The whole turn took too long.
     TimedOut,
     /// The project's repository is missing, or not one that works here.
     RepositoryRefused,
+    /// The project's setup of a new worktree failed.
+    SetupFailed {
+        /// Trying again may help: its command failed, and not what the project says.
+        again: bool,
+    },
     /// Disk, git or database failed around the turn.
     WorkerTrouble,
     /// The agent failed in another way.
@@ -74,6 +81,10 @@ pub enum ErrorClass {
     RateLimited,
     /// Worker, server or disk failed: not charged, bounded.
     InfrastructureLost,
+    /// The operator's own setup of the worktree failed, before the agent began: charged, tried again after a backoff.
+    SetupFailed,
+    /// A budget is spent: not charged, goes on when there is one again.
+    Budget,
 }
 
 impl ErrorClass {
@@ -84,6 +95,8 @@ impl ErrorClass {
             Self::AgentFailed => "agent_failed",
             Self::RateLimited => "rate_limited",
             Self::InfrastructureLost => "infrastructure_lost",
+            Self::SetupFailed => "setup_failed",
+            Self::Budget => "budget",
         }
     }
 }
@@ -110,9 +123,11 @@ impl Ending {
             Self::NotStarted => "not_started",
             Self::ServerLost => "server_lost",
             Self::AsksToResend => "asks_to_resend",
+            Self::OverBudget => "over_budget",
             Self::Stalled => "stalled",
             Self::TimedOut => "timed_out",
             Self::RepositoryRefused => "repository_refused",
+            Self::SetupFailed { .. } => "setup_failed",
             Self::WorkerTrouble => "worker_trouble",
             Self::AgentError => "agent_error",
         }
@@ -143,6 +158,8 @@ impl Ending {
             | Self::TimedOut
             | Self::AgentError => Some(ErrorClass::AgentFailed),
             Self::RateLimited { .. } => Some(ErrorClass::RateLimited),
+            Self::SetupFailed { .. } => Some(ErrorClass::SetupFailed),
+            Self::OverBudget => Some(ErrorClass::Budget),
             Self::Aborted | Self::NotStarted | Self::ServerLost | Self::AsksToResend | Self::WorkerTrouble => {
                 Some(ErrorClass::InfrastructureLost)
             }

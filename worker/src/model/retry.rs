@@ -62,7 +62,7 @@ pub enum Verdict {
     Failed,
     /// Lost to infrastructure too often: a person should look.
     Blocked,
-    /// A person has to say that it may go on.
+    /// Somebody has to say that it may go on, or a budget has to.
     Asks,
 }
 
@@ -86,6 +86,12 @@ pub fn decide(ending: &Ending, billed: bool, counts: Counts, policy: &RetryPolic
         Some(ErrorClass::AgentFailed) => {
             Verdict::Again { wait: jittered(counts.attempts), charged: true, infra_loss: false, keep_message: false }
         }
+        Some(ErrorClass::SetupFailed) if counts.attempts + 1 >= counts.max_attempts => Verdict::Failed,
+        Some(ErrorClass::SetupFailed) if *ending == (Ending::SetupFailed { again: false }) => Verdict::Failed,
+        Some(ErrorClass::SetupFailed) => {
+            // Nothing was sent. What an earlier attempt sent, before its worktree was lost, is still gone on with.
+            Verdict::Again { wait: jittered(counts.attempts), charged: true, infra_loss: false, keep_message: true }
+        }
         Some(ErrorClass::RateLimited) if billed && counts.infra_losses + 1 > policy.max_infra_losses => {
             Verdict::Blocked
         }
@@ -103,6 +109,8 @@ pub fn decide(ending: &Ending, billed: bool, counts: Counts, policy: &RetryPolic
                 keep_message: false,
             }
         }
+        // Nobody's fault, and it goes on where it was as soon as it may.
+        Some(ErrorClass::Budget) => Verdict::Asks,
         // Handed back on purpose: nobody's fault, and the next worker should start at once.
         Some(ErrorClass::InfrastructureLost) if *ending == Ending::Aborted => {
             Verdict::Again { wait: Duration::ZERO, charged: false, infra_loss: false, keep_message: true }
@@ -171,6 +179,16 @@ mod tests {
     }
 
     #[test]
+    fn a_setup_that_failed_is_tried_again_within_the_attempts_and_one_that_cannot_work_is_not() {
+        let failed = |again, attempts| decide(&Ending::SetupFailed { again }, false, counts(attempts, 0), &POLICY, 1.0);
+        assert!(matches!(
+            failed(true, 0),
+            Verdict::Again { charged: true, infra_loss: false, keep_message: true, wait } if wait == Duration::from_secs(10)
+        ));
+        assert_eq!((failed(true, 2), failed(false, 0)), (Verdict::Failed, Verdict::Failed));
+    }
+
+    #[test]
     fn rate_limits_wait_as_told_within_a_cap_and_charge_nothing() {
         let told = |seconds| Ending::RateLimited { retry_after_seconds: seconds };
         for (seconds, expected) in [(Some(7), 7), (None, 30), (Some(86_400), 100)] {
@@ -192,6 +210,7 @@ mod tests {
         ));
         assert_eq!(decide(&Ending::ServerLost, false, counts(0, 2), &POLICY, 1.0), Verdict::Blocked);
         assert_eq!(decide(&Ending::AsksToResend, false, counts(0, 2), &POLICY, 1.0), Verdict::Asks);
+        assert_eq!(decide(&Ending::OverBudget, true, counts(2, 9), &POLICY, 1.0), Verdict::Asks, "whatever was lost");
         assert!(matches!(
             decide(&Ending::Aborted, false, counts(0, 2), &POLICY, 1.0),
             Verdict::Again { infra_loss: false, wait: Duration::ZERO, .. }

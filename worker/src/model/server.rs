@@ -5,6 +5,30 @@
 
 use std::{cmp::Reverse, time::Duration};
 
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// A server that runs, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Running {
+    /// The agent.
+    pub agent: &'static str,
+    /// Key of its project.
+    pub project_id: i64,
+    /// Its process.
+    pub pid: u32,
+    /// Turns that run on it.
+    pub turns: usize,
+    /// Worktrees that it has loaded.
+    pub worktrees: usize,
+    /// What its process occupies, in whole megabytes; none: that is not known.
+    pub resident_bytes: Option<u64>,
+    /// It takes no new turns, and ends, or makes way for its successor, when it is idle.
+    pub is_leaving: bool,
+    /// Since when this worker has it.
+    pub started_at: DateTime<Utc>,
+}
+
 /// What a server's health amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -189,6 +213,18 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// As it is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Retired => "retired",
+            Self::Unused => "unused",
+            Self::Age => "age",
+            Self::Memory => "memory",
+            Self::Configuration => "configuration",
+        }
+    }
+
     /// For the log.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -18,6 +18,8 @@ pub struct Signs {
     pub stream_lost: bool,
     /// Since the oldest ask or question that nobody has answered.
     pub unanswered: Option<Duration>,
+    /// A person was asked something. They have a deadline of their own, which answers for them.
+    pub person_asked: bool,
     /// The provider is being asked again.
     pub retry: Option<RetrySigns>,
     /// Since the tool call began that runs longest.
@@ -121,7 +123,7 @@ pub fn classify(signs: &Signs, deadlines: &Deadlines) -> Waiting {
         Waiting::DeadServer
     } else if signs.unknown_finishes >= deadlines.unknown_finishes || signs.repeats >= deadlines.repeats {
         Waiting::Loop
-    } else if signs.unanswered.is_some() {
+    } else if signs.unanswered.is_some() || signs.person_asked {
         Waiting::Person
     } else if signs.retry.is_some() {
         Waiting::ProviderRetrying
@@ -148,6 +150,7 @@ pub fn act(signs: &Signs, deadlines: &Deadlines) -> Action {
         Waiting::DeadServer => Action::LetGo,
         Waiting::Loop if signs.unknown_finishes >= deadlines.unknown_finishes => Action::Abort(Cause::UnknownFinishes),
         Waiting::Loop => Action::Abort(Cause::Repeats),
+        Waiting::Person if signs.unanswered.is_none() => until(signs.lasted, deadlines.turn, Cause::TimedOut),
         Waiting::Person => until(signs.unanswered.unwrap_or_default(), deadlines.answer, Cause::Unanswered),
         Waiting::ProviderRetrying => {
             let retry = signs.retry.unwrap_or_default();
@@ -235,6 +238,7 @@ mod tests {
                 Action::Wait(s(50)),
             ),
             (Signs { unanswered: Some(s(60)), ..base }, W::Person, abort(Cause::Unanswered)),
+            (Signs { silent: s(8000), person_asked: true, ..base }, W::Person, Action::Wait(s(9000))),
             // What nobody tells of is read, until it does not change any more.
             (Signs { silent: s(599), stream_lost: true, ..base }, W::LostStream, Action::Read),
             (Signs { silent: s(600), stream_lost: true, ..base }, W::LostStream, abort(Cause::Stalled)),

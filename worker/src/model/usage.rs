@@ -22,8 +22,8 @@ pub struct StepUsage {
     pub cache_read_tokens: i64,
     /// Input tokens written to the provider's cache.
     pub cache_write_tokens: i64,
-    /// USD, by the agent's own figure.
-    pub cost_usd: Decimal,
+    /// USD, by the agent's own figure; none: it has none, which is not the same as nothing.
+    pub cost_usd: Option<Decimal>,
 }
 
 impl StepUsage {

@@ -169,6 +169,23 @@ pub enum Decision {
     Drop,
 }
 
+impl Decision {
+    /// What becomes of it, for people.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Stay(why) => why.as_str(),
+            Self::Settle => "what was begun with it is finished",
+            Self::Trash(Reason::SessionClosed) => "goes to the trash: its session is closed",
+            Self::Trash(Reason::SessionDeleted) => "goes to the trash: its session was deleted",
+            Self::Trash(Reason::Quota) => "goes to the trash: its project takes more space than it may",
+            Self::Trash(Reason::Asked) => "goes to the trash: you asked for it",
+            Self::Pool => "is reset for the next session: its session is closed",
+            Self::Empty => "is removed from the trash",
+            Self::Drop => "is removed from the pool",
+        }
+    }
+}
+
 /// What to do with a worktree.
 pub fn decide(facts: &Facts, limits: &Limits) -> Decision {
     match facts.state {

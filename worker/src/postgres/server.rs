@@ -111,6 +111,8 @@ impl Server {
             "shared_buffers=64MB".to_owned(),
             "max_wal_size=256MB".to_owned(),
             "logging_collector=off".to_owned(),
+            // Compiling a query takes longer than any of ours.
+            "jit=off".to_owned(),
             "log_destination=stderr".to_owned(),
             "log_line_prefix=%m [%p] ".to_owned(),
             "cluster_name=millhand".to_owned(),

@@ -11,13 +11,17 @@ use crate::{
     actions::Applier,
     agent::{
         Backend,
+        command::Commands,
         confine::Confinement,
-        opencode::{OpencodeBackend, OpencodeSetup},
+        opencode::{OpencodeBackend, OpencodeSetup, ServerUser},
     },
-    config::{self, SandboxMode, Settings},
+    api::{Api, Served, serve},
+    config::{self, Environment, SandboxMode, Settings},
     git::Git,
+    loops::checker::Checker,
+    model::counters::Counters,
     store::Store,
-    supervise::{Doors, HostLock, HostLockError, Supervisor, end_family, sandbox_is_supported},
+    supervise::{AgentUser, Doors, HostLock, HostLockError, ServedAt, Supervisor, end_family, sandbox_is_supported},
     tools::{Search, find_opencode},
     turn::{Turns, lease::Leases},
     worktrees::Worktrees,
@@ -33,7 +37,15 @@ pub struct Host {
     worker: Worker,
     backend: Arc<OpencodeBackend>,
     drain: std::time::Duration,
+    api: Option<Reachable>,
     _lock: HostLock,
+}
+
+/// The API of a worker, and the word of where it is.
+struct Reachable {
+    served: Served,
+    url: String,
+    _said: Option<ServedAt>,
 }
 
 impl Host {
@@ -54,6 +66,7 @@ impl Host {
         // The lock proves that no worker of this home lives: what carries its mark is left over, and is adopted or ended when its leases
         // are taken over, before anyone goes on with those turns.
         let leases = Leases::new(settings.timings.lease);
+        let plain = Supervisor::new(millhand.clone(), host_id.clone());
         let lifeline = leases.lifeline().with_idle(settings.timings.adopt_grace);
         let mut supervisor = Supervisor::new(millhand, host_id.clone()).with_lifeline(lifeline);
         if settings.opencode.adopt && std::process::id() != CONTAINERS_FIRST {
@@ -62,7 +75,21 @@ impl Host {
         }
 
         let git = Git::new(None, settings.environment.0.clone().into_iter().collect(), home.clone()).await?;
-        let backend = Arc::new(backend_with(settings, supervisor, home.private().join("opencode")).await?);
+        let user = agent_user(settings)?;
+        let for_commands = as_agent_user(settings, user.as_ref());
+        let agents_user = user.map(|user| user.run_as);
+        let commands = Commands {
+            supervisor: supervisor.clone(),
+            confinement: Confinement::new(&for_commands),
+            environment: for_commands.environment,
+            home: home.clone(),
+            run_as: agents_user,
+            processes: settings.worker.processes_of_a_command(),
+            kill_grace: settings.timings.kill_grace,
+        };
+        let backend = Arc::new(
+            backend_with(settings, supervisor, home.private().join("opencode"), store.counters().clone()).await?,
+        );
         tracing::info!(version = git.version(), "found git");
         let worktrees = Worktrees {
             store: store.clone(),
@@ -76,9 +103,11 @@ impl Host {
             store: store.clone(),
             git,
             worktrees: worktrees.clone(),
+            commands: commands.clone(),
             backend: backend.clone(),
             home: home.clone(),
             host_id: host_id.clone(),
+            agents_user,
             default_model: settings.opencode.default_model.clone(),
             timings: settings.timings,
             retry: settings.retry,
@@ -95,8 +124,6 @@ impl Host {
             retention: settings.retention,
             timings: settings.timings,
         };
-        let as_backend: Arc<dyn Backend> = backend.clone();
-        let mut worker = Worker::start(worker_settings, store, Arc::new(turns), leases, Some(as_backend)).await?;
         let applier = Applier {
             store: worktrees.store.clone(),
             git: worktrees.git.clone(),
@@ -105,9 +132,27 @@ impl Host {
             settings: settings.apply.clone(),
             timings: settings.timings,
         };
+        // Before anybody sees that a worker runs here, so that whoever does can be told where it is.
+        let api = serve_api(settings, applier.clone()).await?;
+        let as_backend: Arc<dyn Backend> = backend.clone();
+        let mut worker = Worker::start(worker_settings, store, Arc::new(turns), leases, Some(as_backend)).await?;
+        worker.start_checker(Checker {
+            store: worktrees.store.clone(),
+            git: worktrees.git.clone(),
+            // On no lease: they end with the worker, and need no switch for when it stops being heard of.
+            commands: Commands { supervisor: plain, ..commands },
+            host_id: worktrees.host_id.clone(),
+            at_once: usize::try_from(settings.worker.checks_at_once.max(1)).unwrap_or(1),
+            timings: settings.timings,
+        });
         worker.start_settler(applier);
         worker.start_keepers(worktrees, agents);
-        Ok(Self { worker, backend, drain: settings.timings.drain, _lock: lock })
+        Ok(Self { worker, backend, drain: settings.timings.drain, api, _lock: lock })
+    }
+
+    /// Where its API is; none: it does not listen.
+    pub fn api(&self) -> Option<&str> {
+        self.api.as_ref().map(|api| api.url.as_str())
     }
 
     /// The worker.
@@ -123,7 +168,26 @@ impl Host {
     /// Stops in order; `hurry` cuts the drain short. The lock is let go last.
     pub async fn stop(self, hurry: CancellationToken) {
         self.worker.stop(self.drain, hurry).await;
+        if let Some(api) = self.api {
+            api.served.stop().await;
+        }
     }
+}
+
+/// Serves the API, as the settings have it. A worker works all the same where that cannot be.
+async fn serve_api(settings: &Settings, applier: Applier) -> anyhow::Result<Option<Reachable>> {
+    let Some(listen) = settings.api.listen else { return Ok(None) };
+    let served = match serve(Api::new(settings, applier, CancellationToken::new())?, listen).await {
+        Ok(served) => served,
+        Err(error) => {
+            tracing::warn!(%listen, %error, "neither API nor dashboard: api.listen names another address");
+            return Ok(None);
+        }
+    };
+    let url = format!("http://{}", served.address);
+    tracing::info!(url, "the API and the dashboard listen");
+    let said = ServedAt::say(&settings.home.private(), &url);
+    Ok(Some(Reachable { served, url, _said: said }))
 }
 
 /// Ends what a worker of this home left behind that died; not while one lives. Returns how many processes there were.
@@ -156,7 +220,7 @@ pub async fn opencode_backend(
     millhand: PathBuf,
     cache: PathBuf,
 ) -> anyhow::Result<OpencodeBackend> {
-    backend_with(settings, Supervisor::new(millhand, scope), cache).await
+    backend_with(settings, Supervisor::new(millhand, scope), cache, Counters::default()).await
 }
 
 /// Refuses to go on where agents are to be confined and cannot be.
@@ -174,7 +238,29 @@ fn check_sandbox(mode: SandboxMode) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBuf) -> anyhow::Result<OpencodeBackend> {
+/// The user that agents are to run as, if one is named; it must be able to get to where they work.
+pub(super) fn agent_user(settings: &Settings) -> anyhow::Result<Option<AgentUser>> {
+    let Some(name) = &settings.sandbox.user else { return Ok(None) };
+    let user = AgentUser::find(name).context("sandbox.user")?;
+    user.check_reaches(settings.home.root()).context("sandbox.user")?;
+    Ok(Some(user))
+}
+
+/// The settings as the agents' user would have them: its logins, configuration and toolchains.
+pub(super) fn as_agent_user(settings: &Settings, user: Option<&AgentUser>) -> Settings {
+    let mut settings = settings.clone();
+    if let Some(user) = user {
+        settings.environment = Environment(user.environment(&settings.environment.0));
+    }
+    settings
+}
+
+async fn backend_with(
+    settings: &Settings,
+    supervisor: Supervisor,
+    cache: PathBuf,
+    counters: Counters,
+) -> anyhow::Result<OpencodeBackend> {
     check_sandbox(settings.sandbox.mode)?;
     let search = Search {
         setting: settings.opencode.binary.clone(),
@@ -184,6 +270,12 @@ async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBu
     };
     let opencode = tokio::task::spawn_blocking(move || find_opencode(&search)).await??;
     tracing::info!(version = %opencode.version, path = %opencode.path.display(), "found opencode");
+    let user = agent_user(settings)?;
+    if let Some(user) = &user {
+        user.check_reaches(&opencode.path).context("sandbox.user")?;
+    }
+    let settings = &as_agent_user(settings, user.as_ref());
+    let user = user.map(|user| ServerUser { run_as: user.run_as, folder: settings.home.agents() });
     let backend = OpencodeBackend::new(OpencodeSetup {
         binary: opencode.path,
         supervisor,
@@ -200,6 +292,8 @@ async fn backend_with(settings: &Settings, supervisor: Supervisor, cache: PathBu
         recycle_bytes: settings.opencode.recycle_bytes(),
         show_reasoning: true,
         confinement: Confinement::new(settings),
+        counters,
+        user,
         cache,
         logs: Some(settings.home.logs()),
     });

@@ -17,8 +17,9 @@ use crate::{
     agent::Backend,
     config::{RetentionSettings, Timings},
     loops::{
-        claimer::Claimer, heartbeat::Heartbeat, lookout::Lookout, prober::Prober, pruner::Pruner, reaper::Reaper,
-        rehomer::Rehomer, rescuer::Rescuer, settler::Settler, tender::Tender,
+        checker::Checker, claimer::Claimer, courier::Courier, forecaster::Forecaster, heartbeat::Heartbeat,
+        lookout::Lookout, notifier::Notifier, prober::Prober, pruner::Pruner, reaper::Reaper, rehomer::Rehomer,
+        rescuer::Rescuer, settler::Settler, teller::Teller, tender::Tender,
     },
     store::{
         Store, StoreError,
@@ -154,9 +155,17 @@ impl Worker {
         loops.push(tokio::spawn(lookout.run()));
         let pruner = Pruner { store: store.clone(), retention: settings.retention, every: timings.prune };
         loops.push(tokio::spawn(pruner.run(stop_claiming.clone())));
+        let courier = Courier { store: store.clone(), wake: Arc::default(), timings };
+        let notifier =
+            Notifier { store: store.clone(), wake: wakes.webhooks.clone(), courier: courier.wake.clone(), timings };
+        loops.push(tokio::spawn(notifier.run(stop_claiming.clone())));
+        loops.push(tokio::spawn(courier.run(stop_claiming.clone())));
         if let Some(backend) = &backend {
             let tender = Tender { backend: backend.clone(), every: timings.tend };
             loops.push(tokio::spawn(tender.run(stop_claiming.clone())));
+            // Until the end: servers are ended after the last turn.
+            let teller = Teller { store: store.clone(), worker: id, backend: backend.clone(), every: timings.tell };
+            loops.push(tokio::spawn(teller.run(stop_loops.clone())));
             for agent in &settings.agents {
                 let prober = Prober {
                     store: store.clone(),
@@ -175,6 +184,7 @@ impl Worker {
             agents: settings.agents,
             slots: Arc::new(Semaphore::new(settings.concurrency.max(1))),
             wake: wakes.tasks.clone(),
+            notifier: wakes.webhooks.clone(),
             leases: leases.clone(),
             runner,
             backend: backend.clone(),
@@ -188,8 +198,16 @@ impl Worker {
         Ok(Self { id, store, leases, turns, backend, wakes, stop_claiming, stop_loops, outdated, claimer, loops })
     }
 
-    /// Starts the loop that settles applies which were interrupted, or whose session was in use.
+    /// Starts the loop that checks what turns changed.
+    fn start_checker(&mut self, checker: Checker) {
+        self.loops.push(tokio::spawn(checker.run(self.stop_claiming.clone())));
+    }
+
+    /// Starts the loops that settle applies which were interrupted, or whose session was in use, and say what would come of others.
     fn start_settler(&mut self, applier: Applier) {
+        let (every, fetch_every) = (applier.timings.forecast, applier.timings.forecast_fetch);
+        let forecaster = Forecaster { applier: applier.clone(), every, fetch_every };
+        self.loops.push(tokio::spawn(forecaster.run(self.stop_claiming.clone())));
         let settler = Settler { applier };
         self.loops.push(tokio::spawn(settler.run(self.stop_claiming.clone())));
     }

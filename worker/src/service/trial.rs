@@ -2,17 +2,18 @@
 
 use std::{
     fs, io,
-    os::unix::fs::FileTypeExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::Context;
 
+use super::host::{agent_user, as_agent_user};
 use crate::{
     agent::confine::Confinement,
     config::{Settings, private_folder},
-    supervise::{ChildSpec, Exit, Supervisor, allowed_environment, sandbox_is_supported},
+    supervise::{AgentUser, ChildSpec, Exit, RunAs, Supervisor, allowed_environment, hand_over, sandbox_is_supported},
 };
 
 /// How long a program may take.
@@ -68,17 +69,35 @@ pub struct SandboxTrial {
 pub async fn try_sandbox(settings: &Settings, millhand: PathBuf) -> anyhow::Result<Option<SandboxTrial>> {
     let Some(confinement) = Confinement::new(settings) else { return Ok(None) };
     anyhow::ensure!(sandbox_is_supported(), "this kernel has no Landlock with ABI 6 (Linux 6.12 or newer)");
-    let folder = settings.home.private().join("trial");
-    private_folder(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let trial = Trial { settings, confinement, folder: folder.clone(), supervisor: Supervisor::new(millhand, "trial") };
+    let user = agent_user(settings)?;
+    let settings = &as_agent_user(settings, user.as_ref());
+    let confinement = Confinement::new(settings).unwrap_or(confinement);
+    let folder = match &user {
+        Some(_) => settings.home.agents().join("trial"),
+        None => settings.home.private().join("trial"),
+    };
+    make_folder(settings, &folder, user.as_ref()).with_context(|| format!("create {}", folder.display()))?;
+    let run_as = user.map(|user| user.run_as);
+    let supervisor = Supervisor::new(millhand, "trial");
+    let trial = Trial { settings, confinement, run_as, folder: folder.clone(), supervisor };
     let tried = trial.run().await;
     fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
     tried.map(Some)
 }
 
+/// The folder that programs are tried in, and its user's.
+fn make_folder(settings: &Settings, folder: &Path, user: Option<&AgentUser>) -> io::Result<()> {
+    private_folder(folder)?;
+    if user.is_some() {
+        fs::set_permissions(settings.home.agents(), fs::Permissions::from_mode(0o711))?;
+    }
+    hand_over(settings.home.root(), folder, user.map(|user| user.run_as))
+}
+
 struct Trial<'a> {
     settings: &'a Settings,
     confinement: Confinement,
+    run_as: Option<RunAs>,
     folder: PathBuf,
     supervisor: Supervisor,
 }
@@ -126,6 +145,7 @@ impl Trial<'_> {
         spec.env = allowed_environment(self.settings.environment.0.clone(), &[]);
         spec.env.extend(self.confinement.variables(&self.folder));
         spec.env.insert("TMPDIR".into(), self.folder.clone().into());
+        spec.run_as = self.run_as;
         spec.sandbox = Some(self.confinement.sandbox(NO_PROJECT, &self.folder));
         let child = self.supervisor.spawn(spec).await?;
         let exit = tokio::time::timeout(WITHIN, child.exited()).await.ok();

@@ -106,7 +106,7 @@ fn pool(connect: &Connect, size: usize, synchronous_commit: bool) -> Result<Pool
                 let commit = if synchronous_commit { "on" } else { "off" };
                 client
                     .batch_execute(&format!(
-                        "SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET synchronous_commit = {commit}"
+                        "SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET synchronous_commit = {commit}; SET jit = off"
                     ))
                     .await
                     .map_err(HookError::Backend)

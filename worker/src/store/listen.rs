@@ -22,6 +22,8 @@ pub struct Wakes {
     pub cancels: Arc<Notify>,
     /// A worktree may have to go.
     pub worktrees: Arc<Notify>,
+    /// There may be something to tell a webhook.
+    pub webhooks: Arc<Notify>,
 }
 
 /// Listens until `stop`, reconnecting for ever.
@@ -76,15 +78,17 @@ async fn listen_once(connect: &Connect, wakes: &Wakes, check: Duration, connecte
         }
     };
     let result = async {
-        bounded("LISTEN tasks_new; LISTEN tasks_cancel; LISTEN worktrees_changed; SET application_name = 'millhand listener'").await?;
+        bounded("LISTEN tasks_new; LISTEN tasks_cancel; LISTEN worktrees_changed; LISTEN webhooks_changed; SET application_name = 'millhand listener'").await?;
         connected();
         wakes.tasks.notify_one();
         wakes.cancels.notify_one();
         wakes.worktrees.notify_one();
+        wakes.webhooks.notify_one();
         loop {
             match tokio::time::timeout(check, arrived.recv()).await {
                 Ok(Some(channel)) if channel == "tasks_cancel" => wakes.cancels.notify_one(),
                 Ok(Some(channel)) if channel == "worktrees_changed" => wakes.worktrees.notify_one(),
+                Ok(Some(channel)) if channel == "webhooks_changed" => wakes.webhooks.notify_one(),
                 Ok(Some(_)) => wakes.tasks.notify_one(),
                 Ok(None) => return Err(StoreError::Unreachable("the listening connection closed".to_owned())),
                 Err(_) => bounded("SELECT 1").await?,

@@ -176,6 +176,29 @@ impl Store {
         Ok(())
     }
 
+    /// Makes a year's history of `tasks` finished tasks in twenty projects, in an empty database.
+    pub async fn load_history(&self, tasks: i64) -> Result<()> {
+        for n in 0..20 {
+            self.load_project(&format!("bench-{n}")).await?;
+        }
+        let tables = ["tasks", "sessions", "usage", "change_sets", "worktrees"];
+        let switch = |to: &str| tables.map(|table| format!("ALTER TABLE millhand.{table} {to} TRIGGER USER;")).concat();
+        let client = self.client().await?;
+        client.batch_execute(&format!("SET statement_timeout = 0; SET bench.tasks = {tasks};")).await?;
+        client.batch_execute(&switch("DISABLE")).await?;
+        client.batch_execute(include_str!("sql/load_history.sql")).await?;
+        client.batch_execute(&switch("ENABLE")).await?;
+        client.batch_execute("SELECT millhand.rebuild_spending()").await?;
+        Ok(())
+    }
+
+    /// Counts the rows of a view, all of them.
+    pub async fn read_view(&self, view: &str) -> Result<i64> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&format!("SELECT * FROM millhand.{view}")).await?;
+        Ok(i64::try_from(client.query(&statement, &[]).await?.len()).unwrap_or(i64::MAX))
+    }
+
     /// Empties the queue.
     pub async fn unload(&self) -> Result<()> {
         self.client()

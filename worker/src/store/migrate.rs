@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use refinery::{Migration, Report, Runner};
+use refinery_core::traits::r#async::{AsyncMigrate, AsyncQuery, AsyncTransaction};
 use tokio::time::Instant;
 use tokio_postgres::{Client, error::SqlState};
 
@@ -16,13 +17,33 @@ mod embedded {
 const HISTORY: &str = "millhand.schema_history";
 /// Key of the advisory lock that serialises migrations: "millhand" in ASCII, shortened to fit.
 const LOCK: i64 = 0x6d69_6c6c_6861_6e64;
-/// How long a step waits for a lock: as long, others may have to wait behind it. Less than Postgres's own deadlock_timeout (1 s), so that
-/// it is never a worker whose statement is broken off.
-const LOCK_WITHIN: &str = "500ms";
-/// Between tries of a step that others were in the way of.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// How long a step waits for a lock at its first try: as long, others may have to wait behind it.
+const LOCK_WITHIN: Duration = Duration::from_millis(50);
+/// How long at most, after others were in the way. Less than Postgres's own deadlock_timeout (1 s), so that it is never a worker whose
+/// statement is broken off.
+const LOCK_WITHIN_AT_MOST: Duration = Duration::from_millis(500);
 /// How long it is tried.
 const KEEP_TRYING: Duration = Duration::from_secs(600);
+/// Takes every table that there is for this transaction alone: first in moments in which nobody is at work on any of them, which holds
+/// up nobody, then by waiting for each. One after another as a step comes to them would not do while workers are busy: who waits for the
+/// first of them holds the second.
+const LOCK_TABLES: &str = "
+    DO $$
+    DECLARE
+        tables text;
+    BEGIN
+        SELECT string_agg(oid::regclass::text, ', ' ORDER BY oid) INTO tables FROM pg_class
+        WHERE relnamespace = 'millhand'::regnamespace AND relkind IN ('r', 'p');
+        FOR i IN 1..200 LOOP
+            BEGIN
+                EXECUTE 'LOCK TABLE ' || tables || ' IN ACCESS EXCLUSIVE MODE NOWAIT';
+                RETURN;
+            EXCEPTION WHEN lock_not_available THEN
+                PERFORM pg_sleep(0.001 + 0.004 * random());
+            END;
+        END LOOP;
+        EXECUTE 'LOCK TABLE ' || tables || ' IN ACCESS EXCLUSIVE MODE';
+    END $$";
 
 /// A migration, and whether the database has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,21 +170,64 @@ impl Store {
     }
 }
 
+/// The connection that migrates: each of its transactions has all tables to itself.
+struct Alone(Client);
+
+impl AsyncTransaction for Alone {
+    type Error = tokio_postgres::Error;
+
+    async fn execute<'a, T: Iterator<Item = &'a str> + Send + 'a>(
+        &mut self,
+        queries: T,
+    ) -> std::result::Result<usize, Self::Error> {
+        let queries: Vec<_> = queries.collect();
+        let transaction = self.0.transaction().await?;
+        // A step is its SQL and the note that it was applied. What comes alone makes the table of these notes.
+        if queries.len() > 1 {
+            transaction.batch_execute(LOCK_TABLES).await?;
+        }
+        for query in &queries {
+            transaction.batch_execute(query).await?;
+        }
+        transaction.commit().await?;
+        Ok(queries.len())
+    }
+}
+
+impl AsyncQuery<Vec<Migration>> for Alone {
+    async fn query(&mut self, query: &str) -> std::result::Result<Vec<Migration>, Self::Error> {
+        AsyncQuery::query(&mut self.0, query).await
+    }
+}
+
+impl AsyncMigrate for Alone {}
+
 /// Applies what is missing. Workers run meanwhile: a step that has to wait for a lock gives up
 /// before others have waited long behind it, and is tried again.
-async fn apply(client: &mut Client) -> Result<Report> {
-    client.batch_execute(&format!("SET lock_timeout = '{LOCK_WITHIN}'")).await?;
+async fn apply(client: Client) -> Result<Report> {
+    let mut client = Alone(client);
     let began = Instant::now();
+    let mut wait = LOCK_WITHIN;
     loop {
-        let error = match runner().run_async(client).await {
+        client.0.batch_execute(&format!("SET lock_timeout = {}", wait.as_millis())).await?;
+        let error = match runner().run_async(&mut client).await {
             Ok(report) => return Ok(report),
             Err(error) => error,
         };
-        if !is_in_the_way(&error) || began.elapsed() > KEEP_TRYING {
+        if !is_in_the_way(&error) {
             return Err(refused(&error));
         }
+        if began.elapsed() > KEEP_TRYING {
+            return Err(StoreError::Schema(format!(
+                "the migration found others at work on Millhand's tables for {} minutes: is a backup running, or a transaction left open in psql? \
+                 Run `millhand migrate` again when they are done",
+                KEEP_TRYING.as_secs() / 60
+            )));
+        }
         tracing::info!("a migration waits for others to be done; trying again");
-        tokio::time::sleep(TRY_AGAIN).await;
+        // Others have as long to get on with their work as they were held up.
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LOCK_WITHIN_AT_MOST);
     }
 }
 
@@ -175,28 +239,43 @@ fn is_in_the_way(error: &refinery::Error) -> bool {
     cause.and_then(tokio_postgres::Error::code).is_some_and(|code| codes.contains(code))
 }
 
+/// An error where the database has what this program does not know.
+fn newer_than_known(have: &[Step]) -> Result<()> {
+    let program = newest(runner().get_migrations());
+    let database = have.iter().map(|step| step.version).max().unwrap_or(0);
+    if database > program {
+        return Err(StoreError::Schema(format!(
+            "the database's schema is at version {database}, newer than this millhand knows ({program}): upgrade millhand"
+        )));
+    }
+    Ok(())
+}
+
 async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
     // A connection of its own: the advisory lock lives as long as it does, and no pooled setting touches it.
-    let (mut client, connection) = connect.config.connect(connect.tls.clone()).await?;
+    let (client, connection) = connect.config.connect(connect.tls.clone()).await?;
     let driver = tokio::spawn(connection);
     let floor: i32 = client.query_one("SELECT current_setting('server_version_num')::int", &[]).await?.get(0);
     if floor < 150_000 {
         return Err(StoreError::Schema(format!("PostgreSQL 15 or newer is needed; this is {}", floor / 10_000)));
     }
+    let have = history(&client).await?;
+    if runner().get_migrations().iter().all(|step| have.iter().any(|had| had.version == step.version()))
+        && !have.is_empty()
+    {
+        // A role that may not change the schema may all the same find that there is nothing to do.
+        newer_than_known(&have)?;
+        return Ok(Vec::new());
+    }
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
     client.batch_execute("CREATE SCHEMA IF NOT EXISTS millhand").await?;
-    let applied = {
-        let program = newest(runner().get_migrations());
-        let database = history(&client).await?.iter().map(|s| s.version).max().unwrap_or(0);
-        if database > program {
-            Err(StoreError::Schema(format!(
-                "the database's schema is at version {database}, newer than this millhand knows ({program}): upgrade millhand"
-            )))
-        } else {
-            apply(&mut client).await
+    let applied = match newer_than_known(&history(&client).await?) {
+        Ok(()) => apply(client).await,
+        Err(error) => {
+            drop(client);
+            Err(error)
         }
     };
-    drop(client);
     let _ = driver.await;
     Ok(applied?
         .applied_migrations()

@@ -8,12 +8,21 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
 
+pub mod access;
+pub mod asks;
+pub mod budgets;
 pub mod changes;
+pub mod checks;
 mod connect;
+pub mod costs;
+pub mod fleet;
+pub mod forecasts;
 pub mod listen;
 mod load;
 pub mod migrate;
+pub mod pages;
 pub mod people;
+pub mod projects;
 pub mod queue;
 mod reach;
 pub mod reads;
@@ -22,7 +31,10 @@ pub mod rehome;
 pub mod repair;
 pub mod retention;
 pub mod reviews;
+pub mod setup;
+pub mod streams;
 pub mod turns;
+pub mod webhooks;
 pub mod worktrees;
 
 pub use connect::{Connect, Store};

@@ -28,6 +28,8 @@ pub struct NewTask<'a> {
     pub priority: i32,
     /// Inserting the same key again finds the first task.
     pub idempotency_key: &'a str,
+    /// Commit that is merged into the worktree before the turn.
+    pub merge_commit: Option<&'a str>,
 }
 
 /// Which chat a task goes to.
@@ -51,10 +53,12 @@ pub struct Inserted {
     pub session_id: i64,
     /// Its chat.
     pub chat_id: i64,
+    /// It was not there before.
+    pub is_new: bool,
 }
 
-fn inserted(row: &Row) -> Inserted {
-    Inserted { task_id: row.get(0), session_id: row.get(1), chat_id: row.get(2) }
+fn inserted(row: &Row, is_new: bool) -> Inserted {
+    Inserted { task_id: row.get(0), session_id: row.get(1), chat_id: row.get(2), is_new }
 }
 
 /// What a project is to be, where it is not the default.
@@ -68,7 +72,7 @@ pub struct ProjectOptions<'a> {
     pub on_failure: Option<&'a str>,
     /// continue or ask.
     pub resend: Option<&'a str>,
-    /// reject or allow.
+    /// reject, allow or inbox.
     pub asks: Option<&'a str>,
     /// Load the repository's own agent configuration.
     pub trusted: Option<bool>,
@@ -97,7 +101,7 @@ impl Store {
     async fn task_by_key(&self, key: &str) -> Result<Option<Inserted>> {
         let client = self.client().await?;
         let sql = "SELECT id, session_id, chat_id FROM millhand.tasks WHERE idempotency_key = $1";
-        Ok(client.query_opt(sql, &[&key]).await?.as_ref().map(inserted))
+        Ok(client.query_opt(sql, &[&key]).await?.map(|row| inserted(&row, false)))
     }
 
     async fn insert_task_once(&self, task: &NewTask<'_>) -> Result<Inserted> {
@@ -128,10 +132,11 @@ impl Store {
                     &task.variant,
                     &task.priority,
                     &task.idempotency_key,
+                    &task.merge_commit,
                 ],
             )
             .await?;
-        let found = inserted(&row);
+        let found = inserted(&row, true);
         transaction.commit().await?;
         Ok(found)
     }
@@ -150,13 +155,20 @@ impl Store {
         self.act("SELECT millhand.dismiss_task($1)", task_id).await
     }
 
-    /// Runs a task again, with another prompt if given; false if it is not at rest.
-    pub async fn retry_task(&self, task_id: i64, prompt: Option<&str>) -> Result<bool> {
+    /// Runs a task again, with another prompt, model or agent if given; false if it is not at rest.
+    pub async fn retry_task(
+        &self,
+        task_id: i64,
+        prompt: Option<&str>,
+        model: Option<&str>,
+        agent: Option<&str>,
+    ) -> Result<bool> {
         let client = self.client().await?;
-        Ok(client.query_one("SELECT millhand.retry_task($1, $2)", &[&task_id, &prompt]).await?.get(0))
+        let sql = "SELECT millhand.retry_task($1, $2, $3, $4)";
+        Ok(client.query_one(sql, &[&task_id, &prompt, &model, &agent]).await?.get(0))
     }
 
-    /// Registers a project, or changes the options of one that has the same source.
+    /// Registers a project, or changes the options of one that has the same source. An empty branch or model is none from now on.
     pub async fn add_project(
         &self,
         name: &str,
@@ -167,8 +179,9 @@ impl Store {
     ) -> Result<()> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await?;
+        let new_branch = branch.filter(|name| !name.is_empty());
         transaction
-            .execute("SELECT millhand.add_project($1, $2, $3, $4)", &[&name, &source, &branch, &host_id])
+            .execute("SELECT millhand.add_project($1, $2, $3, $4)", &[&name, &source, &new_branch, &host_id])
             .await?;
         transaction
             .execute(

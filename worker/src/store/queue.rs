@@ -5,8 +5,10 @@ use std::time::Duration;
 use tokio_postgres::{Row, types::Json};
 use uuid::Uuid;
 
-use super::{Result, Store, StoreError, connect::ANSWER_WITHIN, seconds};
+use super::{Result, Store, StoreError, budgets, connect::ANSWER_WITHIN, seconds};
 use crate::model::{
+    ask::AskPolicy,
+    budget::Gate,
     counters::Count,
     outcome::ErrorClass,
     retry::{Counts, Verdict},
@@ -39,6 +41,8 @@ pub struct Claimed {
     pub counts: Counts,
     /// Id of the message, if an earlier attempt may have sent it.
     pub message_id: Option<String>,
+    /// Commit that is merged into the worktree before the turn.
+    pub merge_commit: Option<String>,
     /// Title of the session.
     pub title: String,
     /// Branch that the session starts or started from.
@@ -55,12 +59,14 @@ pub struct Claimed {
     pub source: String,
     /// Whether the repository's own agent configuration is loaded.
     pub trusted: bool,
-    /// Whether permission asks are answered with yes.
-    pub allow_asks: bool,
+    /// Who answers what its agents ask.
+    pub asks: AskPolicy,
     /// A message that was sent before is not sent again, but a person asked.
     pub asks_before_resend: bool,
     /// Variables of the worker's environment that the agent may see.
     pub env_pass: Vec<String>,
+    /// New worktrees of the project are set up: see [`Store::setup`].
+    pub has_setup: bool,
 }
 
 fn claimed(row: &Row) -> Claimed {
@@ -81,6 +87,7 @@ fn claimed(row: &Row) -> Claimed {
             infra_losses: row.get("infra_losses"),
         },
         message_id: row.get("message_id"),
+        merge_commit: row.get("merge_commit"),
         title: row.get("title"),
         base_branch: row.get("base_branch"),
         base_commit: row.get("base_commit"),
@@ -89,9 +96,10 @@ fn claimed(row: &Row) -> Claimed {
         project: row.get("project"),
         source: row.get("source"),
         trusted: row.get("trusted"),
-        allow_asks: row.get::<_, &str>("ask_policy") == "allow",
+        asks: AskPolicy::parse(row.get("ask_policy")),
         asks_before_resend: row.get("asks_before_resend"),
         env_pass: row.get("env_pass"),
+        has_setup: row.get("has_setup"),
     }
 }
 
@@ -150,21 +158,22 @@ fn rescued(rows: &[Row]) -> Vec<Rescued> {
 impl Store {
     /// Makes the lowest waiting tasks of nudged sessions their heads, and tells which lanes have pending tasks.
     ///
-    /// Returns the number promoted and the lanes.
+    /// Returns the number promoted, the lanes, and what budgets let pass of them.
     ///
     /// Its commit does not wait for the disk: if a crash of the database undoes it, the nudges are there again.
-    pub async fn advance_and_list_lanes(&self) -> Result<(i32, Vec<String>)> {
+    pub async fn advance_and_list_lanes(&self) -> Result<(i32, Vec<String>, Gate)> {
         self.answered(ANSWER_WITHIN, self.advance_and_list_lanes_once()).await
     }
 
-    async fn advance_and_list_lanes_once(&self) -> Result<(i32, Vec<String>)> {
+    async fn advance_and_list_lanes_once(&self) -> Result<(i32, Vec<String>, Gate)> {
         let client = self.relaxed().await?;
         let advance = client.prepare_cached("SELECT millhand.advance()").await?;
         let lanes = client.prepare_cached(include_str!("sql/lanes.sql")).await?;
-        // Pipelined: the second sees what the first committed.
-        let (promoted, rows) =
-            futures::future::try_join(client.query_one(&advance, &[]), client.query(&lanes, &[])).await?;
-        Ok((promoted.get(0), rows.iter().map(|row| row.get(0)).collect()))
+        let budgets = client.prepare_cached(budgets::GATE).await?;
+        // Pipelined: the others see what the first committed.
+        let asked = (client.query_one(&advance, &[]), client.query(&lanes, &[]), client.query(&budgets, &[]));
+        let (promoted, rows, limits) = futures::future::try_join3(asked.0, asked.1, asked.2).await?;
+        Ok((promoted.get(0), rows.iter().map(|row| row.get(0)).collect(), budgets::gate(&limits)))
     }
 
     /// Claims up to `at_most` tasks of these lanes, in one short transaction that is committed before this returns.

@@ -1,10 +1,10 @@
-//! What people read: tasks, sessions, projects, workers, the inbox, costs.
+//! What people read: tasks, sessions, projects, workers, the inbox.
 //!
 //! Rows are named and typed as the tables are, as `--json` and the API hand them on.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
-use chrono::{DateTime, NaiveDate, Utc};
+use chrono::{DateTime, Utc};
 use rust_decimal::Decimal;
 use serde::Serialize;
 use tokio_postgres::Row;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Result, Store, seconds};
 
 /// A task, with what tells why it waits.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.tasks, which schema.sql comments on")]
 pub struct TaskRow {
     pub id: i64,
@@ -45,6 +45,8 @@ pub struct TaskRow {
     pub started_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
     pub holds_line: bool,
+    pub unknown_steps: i64,
+    pub merge_commit: Option<String>,
     /// What its line and its host are.
     #[serde(skip)]
     pub place: TaskPlace,
@@ -93,6 +95,8 @@ fn task(row: &Row) -> TaskRow {
         started_at: row.get("started_at"),
         finished_at: row.get("finished_at"),
         holds_line: row.get("holds_line"),
+        unknown_steps: row.get("unknown_steps"),
+        merge_commit: row.get("merge_commit"),
         place: TaskPlace {
             needs_host: row.get("needs_host"),
             head: row.get::<_, Option<i64>>("head_id").zip(row.get("head_state")),
@@ -111,10 +115,23 @@ pub struct TaskFilter {
     pub session_id: Option<i64>,
     /// In these states only; empty: in all.
     pub states: Vec<String>,
+    /// Older than this one only.
+    pub before: Option<i64>,
+}
+
+/// Which sessions to list.
+#[derive(Clone, Debug, Default)]
+pub struct SessionFilter {
+    /// Of this project only.
+    pub project: Option<String>,
+    /// In this state only.
+    pub state: Option<String>,
+    /// Older than this one only.
+    pub before: Option<i64>,
 }
 
 /// A session, with the state of its line.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.sessions, which schema.sql comments on, and counts")]
 pub struct SessionRow {
     pub id: i64,
@@ -131,6 +148,7 @@ pub struct SessionRow {
     pub last_task_id: Option<i64>,
     #[serde(with = "rust_decimal::serde::float")]
     pub cost_usd: Decimal,
+    pub unknown_steps: i64,
     pub pending_changes: i64,
     pub head_state: Option<String>,
     pub holder_id: Option<i64>,
@@ -151,59 +169,15 @@ fn session(row: &Row) -> SessionRow {
         open_tasks: row.get("open_tasks"),
         last_task_id: row.get("last_task_id"),
         cost_usd: row.get("cost_usd"),
+        unknown_steps: row.get("unknown_steps"),
         pending_changes: row.get("pending_changes"),
         head_state: row.get("head_state"),
         holder_id: row.get("holder_id"),
     }
 }
 
-/// A project, with what is open in it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[expect(missing_docs, reason = "columns of millhand.projects, which schema.sql comments on, and counts")]
-pub struct ProjectRow {
-    pub id: i64,
-    pub name: String,
-    pub source: String,
-    pub host_id: Option<String>,
-    pub base_branch: Option<String>,
-    pub default_agent: String,
-    pub default_model: Option<String>,
-    pub trusted: bool,
-    pub ask_policy: String,
-    pub on_failure: String,
-    pub resend: String,
-    pub max_attempts: i32,
-    pub env_pass: Vec<String>,
-    pub created_at: DateTime<Utc>,
-    pub open_tasks: i64,
-    pub running_tasks: i64,
-    pub pending_changes: i64,
-}
-
-fn project(row: &Row) -> ProjectRow {
-    ProjectRow {
-        id: row.get("id"),
-        name: row.get("name"),
-        source: row.get("source"),
-        host_id: row.get("host_id"),
-        base_branch: row.get("base_branch"),
-        default_agent: row.get("default_agent"),
-        default_model: row.get("default_model"),
-        trusted: row.get("trusted"),
-        ask_policy: row.get("ask_policy"),
-        on_failure: row.get("on_failure"),
-        resend: row.get("resend"),
-        max_attempts: row.get("max_attempts"),
-        env_pass: row.get("env_pass"),
-        created_at: row.get("created_at"),
-        open_tasks: row.get("open_tasks"),
-        running_tasks: row.get("running_tasks"),
-        pending_changes: row.get("pending_changes"),
-    }
-}
-
 /// A worker that was heard of lately.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.workers, which schema.sql comments on, and a count")]
 pub struct LiveWorker {
     pub id: Uuid,
@@ -219,7 +193,7 @@ pub struct LiveWorker {
 }
 
 /// What a host can run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.agents, which schema.sql comments on")]
 pub struct AgentRow {
     pub host_id: String,
@@ -233,7 +207,7 @@ pub struct AgentRow {
 }
 
 /// A task that needs a person.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.inbox, which schema.sql comments on")]
 pub struct InboxRow {
     pub task_id: i64,
@@ -248,65 +222,40 @@ pub struct InboxRow {
     pub behind: i64,
     pub prompt: String,
     pub since: Option<DateTime<Utc>>,
+    pub ask_id: Option<i64>,
+    pub deadline_at: Option<DateTime<Utc>>,
 }
 
-/// What costs are summed by.
+/// Which items of the inbox are meant; left out: all.
+#[derive(Clone, Debug, Default)]
+pub struct InboxFilter {
+    /// Of this project.
+    pub project: Option<String>,
+    /// With this reason.
+    pub class: Option<String>,
+    /// Behind this item.
+    pub after: Option<InboxPlace>,
+}
+
+/// Where an item stands in the inbox: since when, its task, its ask (0: none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CostBy {
-    /// The project.
-    Project,
-    /// The agent.
-    Agent,
-    /// The model.
-    Model,
-    /// The day, UTC.
-    Day,
+pub struct InboxPlace {
+    /// Since when it needs a person, if that is known.
+    pub since: Option<DateTime<Utc>>,
+    /// Its task.
+    pub task_id: i64,
+    /// Its ask; 0: none.
+    pub ask_id: i64,
 }
 
-impl CostBy {
-    /// Name of the column, and of the view behind `cost_by_`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Project => "project",
-            Self::Agent => "agent",
-            Self::Model => "model",
-            Self::Day => "day",
-        }
-    }
-}
-
-/// A line of costs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[expect(missing_docs, reason = "columns of the cost views")]
-pub struct CostRow {
-    /// The project, agent, model or day.
-    #[serde(skip)]
-    pub of: String,
-    pub tasks: i64,
-    pub steps: i64,
-    pub input_tokens: i64,
-    pub output_tokens: i64,
-    pub reasoning_tokens: i64,
-    pub cache_read_tokens: i64,
-    pub cache_write_tokens: i64,
-    #[serde(with = "rust_decimal::serde::float")]
-    pub cost_usd: Decimal,
-}
-
-fn cost(row: &Row, by: CostBy) -> CostRow {
-    CostRow {
-        of: match by {
-            CostBy::Day => row.get::<_, NaiveDate>(0).to_string(),
-            CostBy::Project | CostBy::Agent | CostBy::Model => row.get(0),
-        },
-        tasks: row.get("tasks"),
-        steps: row.get("steps"),
-        input_tokens: row.get("input_tokens"),
-        output_tokens: row.get("output_tokens"),
-        reasoning_tokens: row.get("reasoning_tokens"),
-        cache_read_tokens: row.get("cache_read_tokens"),
-        cache_write_tokens: row.get("cache_write_tokens"),
-        cost_usd: row.get("cost_usd"),
+/// A list of a project's rows is read by the index that begins with the project. Postgres, which takes the project's rows to be spread evenly, would look
+/// through all newer ones of other projects instead; in a range, unlike in an equality, the order by project asks for that index.
+fn newest_of<'a>(sql: &'a str, table: &str, of_project: bool) -> Cow<'a, str> {
+    match of_project {
+        true => Cow::Owned(
+            sql.replace(&format!("ORDER BY {table}id DESC"), &format!("ORDER BY {table}project DESC, {table}id DESC")),
+        ),
+        false => Cow::Borrowed(sql),
     }
 }
 
@@ -317,8 +266,8 @@ impl Store {
         let client = self.client().await?;
         let rows = client
             .query(
-                include_str!("sql/task_rows.sql"),
-                &[&None::<i64>, &filter.project, &filter.session_id, &states, &at_most],
+                &*newest_of(include_str!("sql/task_rows.sql"), "t.", filter.project.is_some()),
+                &[&None::<i64>, &filter.project, &filter.session_id, &states, &at_most, &filter.before],
             )
             .await?;
         Ok(rows.iter().map(task).collect())
@@ -330,7 +279,7 @@ impl Store {
         // Prepared: it is asked again and again while a task is followed.
         let statement = client.prepare_cached(include_str!("sql/task_rows.sql")).await?;
         let none: (Option<&str>, Option<i64>, Option<Vec<String>>) = (None, None, None);
-        let row = client.query_opt(&statement, &[&task_id, &none.0, &none.1, &none.2, &1_i64]).await?;
+        let row = client.query_opt(&statement, &[&task_id, &none.0, &none.1, &none.2, &1_i64, &none.1]).await?;
         Ok(row.as_ref().map(task))
     }
 
@@ -354,32 +303,30 @@ impl Store {
         Ok(self.client().await?.query_one(sql, &[&task_id]).await?.get(0))
     }
 
-    /// How many tasks are in each state, where any are.
+    /// How many tasks are in each state, where any are; of those that are over, the ones of the last 24 hours: nobody waits for a count of
+    /// all that ever was.
     pub async fn tasks_by_state(&self) -> Result<Vec<(String, i64)>> {
-        let sql = "SELECT state, count(*) FROM millhand.tasks GROUP BY state ORDER BY state";
+        let sql = include_str!("sql/tasks_by_state.sql");
         let rows = self.client().await?.query(sql, &[]).await?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Sessions, newest first.
-    pub async fn sessions(&self, project: Option<&str>, at_most: i64) -> Result<Vec<SessionRow>> {
+    pub async fn sessions(&self, filter: &SessionFilter, at_most: i64) -> Result<Vec<SessionRow>> {
         let client = self.client().await?;
-        let rows = client.query(include_str!("sql/session_rows.sql"), &[&None::<i64>, &project, &at_most]).await?;
+        let SessionFilter { project, state, before } = filter;
+        let sql = newest_of(include_str!("sql/session_rows.sql"), "", project.is_some());
+        let rows = client.query(&*sql, &[&None::<i64>, project, &at_most, before, state]).await?;
         Ok(rows.iter().map(session).collect())
     }
 
     /// One session.
     pub async fn session(&self, session_id: i64) -> Result<Option<SessionRow>> {
         let client = self.client().await?;
-        let none: Option<&str> = None;
-        let row = client.query_opt(include_str!("sql/session_rows.sql"), &[&session_id, &none, &1_i64]).await?;
+        let none: (Option<&str>, Option<i64>) = (None, None);
+        let sql = include_str!("sql/session_rows.sql");
+        let row = client.query_opt(sql, &[&session_id, &none.0, &1_i64, &none.1, &none.0]).await?;
         Ok(row.as_ref().map(session))
-    }
-
-    /// All projects, or the one of this name.
-    pub async fn projects(&self, name: Option<&str>) -> Result<Vec<ProjectRow>> {
-        let rows = self.client().await?.query(include_str!("sql/project_rows.sql"), &[&name]).await?;
-        Ok(rows.iter().map(project).collect())
     }
 
     /// Workers heard of within the window.
@@ -430,10 +377,18 @@ impl Store {
     }
 
     /// What needs a person, newest first.
-    pub async fn inbox(&self, at_most: i64) -> Result<Vec<InboxRow>> {
+    pub async fn inbox(&self, filter: &InboxFilter, at_most: i64) -> Result<Vec<InboxRow>> {
         let sql = "SELECT task_id, project, session_id, title, state, error_class, error_message, attempts, infra_losses, \
-                   behind, prompt, since FROM millhand.inbox LIMIT $1";
-        let rows = self.client().await?.query(sql, &[&at_most]).await?;
+                   behind, prompt, since, ask_id, deadline_at FROM millhand.inbox \
+                   WHERE ($2::text IS NULL OR project = $2) AND ($3::text IS NULL OR error_class = $3) \
+                   AND ($5::bigint IS NULL OR (coalesce(since, '-infinity'), task_id, coalesce(ask_id, 0)) \
+                        < (coalesce($4::timestamptz, '-infinity'), $5, $6::bigint)) \
+                   ORDER BY since DESC NULLS LAST, task_id DESC, ask_id DESC NULLS LAST LIMIT $1";
+        let after = filter.after;
+        let (since, task) = (after.and_then(|place| place.since), after.map(|place| place.task_id));
+        let ask = after.map_or(0, |place| place.ask_id);
+        let rows =
+            self.client().await?.query(sql, &[&at_most, &filter.project, &filter.class, &since, &task, &ask]).await?;
         Ok(rows
             .iter()
             .map(|row| InboxRow {
@@ -449,15 +404,9 @@ impl Store {
                 behind: row.get(9),
                 prompt: row.get(10),
                 since: row.get(11),
+                ask_id: row.get(12),
+                deadline_at: row.get(13),
             })
             .collect())
-    }
-
-    /// What was paid for.
-    pub async fn costs(&self, by: CostBy) -> Result<Vec<CostRow>> {
-        // The view's name comes from a closed set, not from a person.
-        let sql = format!("SELECT * FROM millhand.cost_by_{}", by.as_str());
-        let rows = self.client().await?.query(&sql, &[]).await?;
-        Ok(rows.iter().map(|row| cost(row, by)).collect())
     }
 }

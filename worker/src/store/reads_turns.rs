@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Result, Store};
 
 /// An attempt, with what it cost.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.attempts, which schema.sql comments on, and sums")]
 pub struct AttemptRow {
     pub id: i64,
@@ -27,10 +27,11 @@ pub struct AttemptRow {
     pub tokens: i64,
     #[serde(with = "rust_decimal::serde::float")]
     pub cost_usd: Decimal,
+    pub unknown_steps: i64,
 }
 
 /// A line of a transcript.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.turn_events, which schema.sql comments on")]
 pub struct TurnEventRow {
     pub attempt_id: i64,
@@ -42,7 +43,7 @@ pub struct TurnEventRow {
 }
 
 /// The result of a turn.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.change_sets, which schema.sql comments on")]
 pub struct ChangeSetRow {
     pub id: i64,
@@ -64,7 +65,7 @@ pub struct ChangeSetRow {
 }
 
 /// One file of a change set, without its patch.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.pending_changes, which schema.sql comments on")]
 pub struct PendingChangeRow {
     pub id: i64,
@@ -106,6 +107,38 @@ pub(super) fn change_set(row: &tokio_postgres::Row) -> ChangeSetRow {
     }
 }
 
+pub(super) fn pending_change(row: &tokio_postgres::Row) -> PendingChangeRow {
+    PendingChangeRow {
+        id: row.get("id"),
+        change_set_id: row.get("change_set_id"),
+        session_id: row.get("session_id"),
+        task_id: row.get("task_id"),
+        agent: row.get("agent"),
+        path: row.get("path"),
+        old_path: row.get("old_path"),
+        kind: row.get("kind"),
+        old_mode: row.get("old_mode"),
+        new_mode: row.get("new_mode"),
+        is_binary: row.get("is_binary"),
+        flags: row.get("flags"),
+        additions: row.get("additions"),
+        deletions: row.get("deletions"),
+        state: row.get("state"),
+        created_at: row.get("created_at"),
+    }
+}
+
+pub(super) fn turn_event(row: &tokio_postgres::Row) -> TurnEventRow {
+    TurnEventRow {
+        attempt_id: row.get("attempt_id"),
+        seq: row.get("seq"),
+        kind: row.get("kind"),
+        part: row.get("part"),
+        data: row.get("data"),
+        created_at: row.get("created_at"),
+    }
+}
+
 /// Which result: a task's, or a session's newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangesOf {
@@ -140,6 +173,7 @@ impl Store {
                 error_message: row.get("error_message"),
                 tokens: row.get("tokens"),
                 cost_usd: row.get("cost_usd"),
+                unknown_steps: row.get("unknown_steps"),
             })
             .collect())
     }
@@ -149,17 +183,7 @@ impl Store {
         let client = self.client().await?;
         let statement = client.prepare_cached(include_str!("sql/attempt_events.sql")).await?;
         let rows = client.query(&statement, &[&attempt_id, &after, &at_most]).await?;
-        Ok(rows
-            .iter()
-            .map(|row| TurnEventRow {
-                attempt_id: row.get(0),
-                seq: row.get(1),
-                kind: row.get(2),
-                part: row.get(3),
-                data: row.get(4),
-                created_at: row.get(5),
-            })
-            .collect())
+        Ok(rows.iter().map(turn_event).collect())
     }
 
     /// The newest result, if there is one.
@@ -179,40 +203,16 @@ impl Store {
                    is_binary, flags, additions, deletions, state, created_at \
                    FROM millhand.pending_changes WHERE change_set_id = $1 ORDER BY id";
         let rows = self.client().await?.query(sql, &[&change_set_id]).await?;
-        Ok(rows
-            .iter()
-            .map(|row| PendingChangeRow {
-                id: row.get("id"),
-                change_set_id: row.get("change_set_id"),
-                session_id: row.get("session_id"),
-                task_id: row.get("task_id"),
-                agent: row.get("agent"),
-                path: row.get("path"),
-                old_path: row.get("old_path"),
-                kind: row.get("kind"),
-                old_mode: row.get("old_mode"),
-                new_mode: row.get("new_mode"),
-                is_binary: row.get("is_binary"),
-                flags: row.get("flags"),
-                additions: row.get("additions"),
-                deletions: row.get("deletions"),
-                state: row.get("state"),
-                created_at: row.get("created_at"),
-            })
-            .collect())
+        Ok(rows.iter().map(pending_change).collect())
     }
 
-    /// The patch of the next file of a change set behind the one with this id (0: the first), and that file's id.
+    /// The patches of the next files of a change set behind the one with this id (0: the first), with those files' ids; none: there are no more.
     ///
-    /// One at a time: a change set may be larger than memory should hold.
-    pub async fn next_patch(&self, change_set_id: i64, after: i64) -> Result<Option<(i64, Vec<u8>)>> {
+    /// Some at a time, up to a few megabytes or a single larger one: a change set may be larger than memory should hold.
+    pub async fn next_patches(&self, change_set_id: i64, after: i64) -> Result<Vec<(i64, Vec<u8>)>> {
         let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT id, patch FROM millhand.pending_changes WHERE change_set_id = $1 AND id > $2 ORDER BY id LIMIT 1",
-            )
-            .await?;
-        let row = client.query_opt(&statement, &[&change_set_id, &after]).await?;
-        Ok(row.map(|row| (row.get(0), row.get(1))))
+        let statement = client.prepare_cached(include_str!("sql/next_patches.sql")).await?;
+        let rows = client.query(&statement, &[&change_set_id, &after]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 }

@@ -26,6 +26,8 @@ pub struct AwaySession {
 /// What the last turn of a session left in its worktree, as it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedTree {
+    /// The change set of that turn.
+    pub change_set_id: i64,
     /// The task of that turn.
     pub task_id: i64,
     /// The commit that the patches apply to.
@@ -49,8 +51,12 @@ pub struct NewHome<'a> {
     pub path: &'a str,
     /// The branch of the worktree.
     pub branch: &'a str,
-    /// The commit to make the worktree from; none: from the session's base.
-    pub checkpoint: Option<&'a str>,
+    /// The trash there.
+    pub trash: &'a str,
+    /// The commit to make the worktree from.
+    pub checkpoint: &'a str,
+    /// The change set that it was made from; none: there was none.
+    pub change_set: Option<i64>,
 }
 
 impl Store {
@@ -94,6 +100,7 @@ impl Store {
         let patches = files.iter().map(|row| row.get(0)).collect();
         let task_id: Option<i64> = row.get(1);
         Ok(Some(RecordedTree {
+            change_set_id: set,
             task_id: task_id.unwrap_or_default(),
             base_commit: row.get(2),
             tree_id: row.get(3),
@@ -103,51 +110,75 @@ impl Store {
         }))
     }
 
+    /// What people call a host: its newest worker's hostname, or its id if it never had one.
+    pub async fn name_of_host(&self, host_id: &str) -> Result<String> {
+        let sql = "SELECT hostname FROM millhand.workers WHERE host_id = $1 ORDER BY heartbeat_at DESC LIMIT 1";
+        let row = self.client().await?.query_opt(sql, &[&host_id]).await?;
+        Ok(row.map_or_else(|| host_id.to_owned(), |row| format!("{} ({host_id})", row.get::<_, String>(0))))
+    }
+
+    /// The patches of a change set, one per file.
+    pub async fn patches(&self, change_set_id: i64) -> Result<Vec<Vec<u8>>> {
+        let sql = "SELECT patch FROM millhand.pending_changes WHERE change_set_id = $1 ORDER BY id";
+        Ok(self.client().await?.query(sql, &[&change_set_id]).await?.iter().map(|row| row.get(0)).collect())
+    }
+
     /// Moves a session to another host, in one transaction that no claim passes. False if it is not to be moved any more: it was claimed or
-    /// closed, its host is back, somebody else was quicker, or the new host still keeps an earlier worktree of it.
+    /// closed, its host is back, somebody else was quicker, an apply or a rollback has changed what it is, or the new host still keeps an earlier
+    /// worktree of it.
     pub async fn rehome_session(&self, session: &AwaySession, to: NewHome<'_>, away: Duration) -> Result<bool> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await?;
         transaction.batch_execute("SET LOCAL lock_timeout = '2s'").await?;
-        let lock = "SELECT 1 FROM millhand.sessions WHERE id = $1 AND home_host = $2 AND state = 'open' FOR UPDATE";
-        if transaction.query_opt(lock, &[&session.session_id, &session.home_host]).await?.is_none() {
+        let lock = "SELECT 1 FROM millhand.sessions WHERE id = $1 AND home_host = $2 AND base_commit = $3 AND state = 'open' FOR UPDATE";
+        let locked =
+            transaction.query_opt(lock, &[&session.session_id, &session.home_host, &session.base_commit]).await?;
+        if locked.is_none() {
             return Ok(false);
         }
         // In a statement of its own: what was committed before the lock was taken is seen.
         let is_taken = "SELECT EXISTS (SELECT 1 FROM millhand.leases WHERE session_id = $1) \
                      OR EXISTS (SELECT 1 FROM millhand.workers WHERE host_id = $2 \
                                 AND greatest(heartbeat_at, stopped_at) > now() - make_interval(secs => $3)) \
-                     OR EXISTS (SELECT 1 FROM millhand.worktrees WHERE host_id = $4 AND path = $5 AND state <> 'gone')";
+                     OR EXISTS (SELECT 1 FROM millhand.worktrees WHERE host_id = $4 AND path = $5 AND state NOT IN ('gone', 'trashed')) \
+                     OR (SELECT max(id) FROM millhand.change_sets WHERE session_id = $1 AND state <> 'draft') IS DISTINCT FROM $6::bigint \
+                     OR EXISTS (SELECT 1 FROM millhand.change_sets c JOIN millhand.audit_log a ON a.action = 'roll_back' \
+                                AND a.at > c.created_at AND a.details @> jsonb_build_object('session_id', $1::bigint) WHERE c.id = $6)";
         let row = transaction
-            .query_one(is_taken, &[&session.session_id, &session.home_host, &seconds(away), &to.host_id, &to.path])
+            .query_one(
+                is_taken,
+                &[&session.session_id, &session.home_host, &seconds(away), &to.host_id, &to.path, &to.change_set],
+            )
             .await?;
         if row.get(0) {
             return Ok(false);
         }
-        if let Some(checkpoint) = to.checkpoint {
-            let worktree = "INSERT INTO millhand.worktrees \
-                                (session_id, last_session_id, project, project_id, host_id, path, branch, base_commit, state, checkpoint) \
-                            VALUES ($1, $1, $2, $3, $4, $5, $6, $7, 'gone', $8) \
-                            ON CONFLICT (host_id, path) DO UPDATE SET session_id = excluded.session_id, \
-                                last_session_id = excluded.last_session_id, project = excluded.project, \
-                                project_id = excluded.project_id, branch = excluded.branch, base_commit = excluded.base_commit, \
-                                checkpoint = excluded.checkpoint, slot = NULL, let_go_at = NULL";
-            transaction
-                .execute(
-                    worktree,
-                    &[
-                        &session.session_id,
-                        &session.project,
-                        &session.project_id,
-                        &to.host_id,
-                        &to.path,
-                        &to.branch,
-                        &session.base_commit,
-                        &checkpoint,
-                    ],
-                )
-                .await?;
-        }
+        // What is in the trash there is of an earlier stay, and goes its way from where it is.
+        let earlier = "UPDATE millhand.worktrees SET path = $3 || '/' || slot || '/worktree' \
+                       WHERE host_id = $1 AND path = $2 AND state = 'trashed' AND slot IS NOT NULL";
+        transaction.execute(earlier, &[&to.host_id, &to.path, &to.trash]).await?;
+        let worktree = "INSERT INTO millhand.worktrees \
+                            (session_id, last_session_id, project, project_id, host_id, path, branch, base_commit, state, checkpoint) \
+                        VALUES ($1, $1, $2, $3, $4, $5, $6, $7, 'gone', $8) \
+                        ON CONFLICT (host_id, path) DO UPDATE SET session_id = excluded.session_id, \
+                            last_session_id = excluded.last_session_id, project = excluded.project, \
+                            project_id = excluded.project_id, branch = excluded.branch, base_commit = excluded.base_commit, \
+                            checkpoint = excluded.checkpoint, slot = NULL, let_go_at = NULL";
+        transaction
+            .execute(
+                worktree,
+                &[
+                    &session.session_id,
+                    &session.project,
+                    &session.project_id,
+                    &to.host_id,
+                    &to.path,
+                    &to.branch,
+                    &session.base_commit,
+                    &to.checkpoint,
+                ],
+            )
+            .await?;
         // Its worktree there is an orphan now: should the host come back, what is in it is kept as a commit before it goes.
         let orphan = "UPDATE millhand.worktrees SET session_id = NULL WHERE session_id = $1 AND host_id = $2";
         transaction.execute(orphan, &[&session.session_id, &session.home_host]).await?;

@@ -1,13 +1,12 @@
 //! What is kept for how long: transcripts by day, finished tasks. What was paid is kept for ever.
 
+use chrono::NaiveDate;
 use tokio_postgres::error::SqlState;
 
 use super::{Result, Store, StoreError};
 
 /// Key of the advisory lock under which one worker prunes at a time: "prune" in ASCII.
 const PRUNES: i64 = 0x70_7275_6e65;
-/// How long dropping a day may keep writers and readers of transcripts waiting, before it is left for the next round.
-const DROP_WITHIN: &str = "500ms";
 
 /// What a round of pruning took away.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,24 +43,17 @@ impl Store {
     ///
     /// Each is a DROP of its own that gives up at once where somebody is reading: the next round tries again.
     pub async fn drop_event_days(&self, kept_days: i32) -> Result<u64> {
-        let mut client = self.client().await?;
-        let sql = "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+        let client = self.client().await?;
+        let sql = "SELECT to_date(right(c.relname, 8), 'YYYYMMDD') FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
                    WHERE i.inhparent = 'millhand.turn_events'::regclass AND c.relname ~ '^turn_events_[0-9]{8}$' \
                    AND to_date(right(c.relname, 8), 'YYYYMMDD') < (now() AT TIME ZONE 'UTC')::date - $1::int ORDER BY 1";
         let mut dropped = 0;
         for row in client.query(sql, &[&kept_days]).await? {
-            // The name comes from the catalogue, and has the form asked for.
-            let name: String = row.get(0);
-            let transaction = client.transaction().await?;
-            transaction.batch_execute(&format!("SET LOCAL lock_timeout = '{DROP_WITHIN}'")).await?;
-            match transaction.batch_execute(&format!("DROP TABLE IF EXISTS millhand.{name}")).await {
-                Ok(()) => {
-                    transaction.commit().await?;
-                    dropped += 1;
-                }
+            let day: NaiveDate = row.get(0);
+            match client.query_one("SELECT millhand.drop_event_day($1)", &[&day]).await {
+                Ok(row) => dropped += u64::from(row.get::<_, bool>(0)),
                 Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                    tracing::debug!(table = name, "old transcripts are being read; they go later");
-                    transaction.rollback().await?;
+                    tracing::debug!(%day, "old transcripts are being read; they go later");
                 }
                 Err(error) => return Err(error.into()),
             }

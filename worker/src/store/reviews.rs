@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use super::{Result, Store, without_nul};
 
 /// A comment on a file or line.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.review_comments, which schema.sql comments on")]
 pub struct CommentRow {
     pub id: i64,
@@ -53,7 +53,7 @@ pub struct NewComment<'a> {
 }
 
 /// A state of a session that was kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.change_sets, which schema.sql comments on")]
 pub struct CheckpointRow {
     pub change_set_id: i64,
@@ -139,11 +139,47 @@ impl Store {
             .collect())
     }
 
-    /// A person took a session back to what it was after a task.
-    pub async fn note_rollback(&self, session_id: i64, task_id: i64, project: &str, who: &str) -> Result<()> {
-        let sql = "INSERT INTO millhand.audit_log (action, task_id, project, details) \
-                   VALUES ('roll_back', $1, $2, jsonb_build_object('session_id', $3::bigint, 'by', $4::text))";
-        self.client().await?.execute(sql, &[&task_id, &project, &session_id, &who]).await?;
+    /// A person is about to take a session back to what it was after a task: from now on nobody takes its newest change set for what its
+    /// worktree holds. The entry's key; none if the session is at home on another host by now.
+    pub async fn begin_rollback(
+        &self,
+        session_id: i64,
+        task_id: i64,
+        project: &str,
+        who: &str,
+        host_id: &str,
+    ) -> Result<Option<i64>> {
+        let sql = "WITH home AS (SELECT id FROM millhand.sessions WHERE id = $3 AND home_host = $5 FOR SHARE) \
+                   INSERT INTO millhand.audit_log (at, action, task_id, project, details) \
+                   SELECT clock_timestamp(), 'roll_back', $1, $2, jsonb_build_object('session_id', $3::bigint, 'by', $4::text) \
+                   FROM home RETURNING id";
+        let entry = self.client().await?.query_opt(sql, &[&task_id, &project, &session_id, &who, &host_id]).await?;
+        Ok(entry.map(|row| row.get(0)))
+    }
+
+    /// Nothing was taken back.
+    pub async fn forget_rollback(&self, entry: i64) -> Result<()> {
+        self.client().await?.execute("SELECT millhand.forget_roll_back($1)", &[&entry]).await?;
+        Ok(())
+    }
+
+    /// The session's files are those of this change set: what nobody has decided of it is open again, and what came after it is not.
+    pub async fn end_rollback(&self, session_id: i64, change_set_id: i64) -> Result<()> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await?;
+        let lock = "SELECT 1 FROM millhand.change_sets WHERE session_id = $1 AND (state = 'open' OR id = $2) ORDER BY id FOR UPDATE";
+        transaction.query(lock, &[&session_id, &change_set_id]).await?;
+        for sql in [
+            "UPDATE millhand.pending_changes p SET state = 'superseded' FROM millhand.change_sets c \
+             WHERE c.session_id = $1 AND c.id <> $2 AND c.state = 'open' AND p.change_set_id = c.id AND p.state = 'pending'",
+            "UPDATE millhand.change_sets SET state = 'superseded' WHERE session_id = $1 AND id <> $2 AND state = 'open'",
+            "UPDATE millhand.pending_changes p SET state = 'pending' FROM millhand.change_sets c \
+             WHERE c.session_id = $1 AND c.id = $2 AND c.state = 'superseded' AND p.change_set_id = c.id AND p.state = 'superseded'",
+            "UPDATE millhand.change_sets SET state = 'open' WHERE session_id = $1 AND id = $2 AND state = 'superseded'",
+        ] {
+            transaction.execute(sql, &[&session_id, &change_set_id]).await?;
+        }
+        transaction.commit().await?;
         Ok(())
     }
 }

@@ -23,6 +23,17 @@ pub struct AgentSessionRow {
     pub config_hash: String,
 }
 
+/// What became of storing what must be known before a prompt is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BeforePrompt {
+    /// It is stored: the prompt may be sent.
+    Stored,
+    /// The task has reached this limit, in words: nothing may be sent.
+    OverBudget(String),
+    /// The lease is not held any more.
+    Fenced,
+}
+
 /// A line of the transcript, numbered by its writer.
 #[derive(Clone, Debug)]
 pub struct EventRow {
@@ -58,7 +69,8 @@ fn columns(event: &AgentEvent) -> Result<(&'static str, Option<String>, serde_js
     Ok((event.kind(), event.part().map(|p| without_nul(p).into_owned()), data))
 }
 
-fn scrub(value: &mut serde_json::Value) {
+/// Replaces NUL, which jsonb refuses.
+pub(super) fn scrub(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::String(text) if text.contains('\0') => *text = without_nul(text).into_owned(),
         serde_json::Value::Array(items) => items.iter_mut().for_each(scrub),
@@ -106,7 +118,7 @@ impl Store {
     }
 
     /// Stores all that must be known before the prompt is sent: the conversation, what was resolved, and the id of the
-    /// message. Fenced; returns false if the lease is not held any more.
+    /// message. Fenced. The last look at what may be spent before something is.
     #[expect(clippy::too_many_arguments, reason = "one statement's parameters, named at the only call")]
     pub async fn before_prompt(
         &self,
@@ -118,7 +130,7 @@ impl Store {
         agent_resolved: &str,
         model_resolved: &str,
         message_id: &str,
-    ) -> Result<bool> {
+    ) -> Result<BeforePrompt> {
         let client = self.client().await?;
         let statement = client.prepare_cached(include_str!("sql/before_prompt.sql")).await?;
         let row = client
@@ -137,7 +149,11 @@ impl Store {
                 ],
             )
             .await?;
-        Ok(row.is_some())
+        Ok(match row.map(|row| row.get::<_, Option<String>>(1)) {
+            Some(None) => BeforePrompt::Stored,
+            Some(Some(limit)) => BeforePrompt::OverBudget(limit),
+            None => BeforePrompt::Fenced,
+        })
     }
 
     /// How often the task's last attempts, in a row, lost the agent's server.

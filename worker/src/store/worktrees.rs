@@ -17,7 +17,7 @@ use crate::model::worktree::{Facts, Reason, Session, State};
 const LOCK_WITHIN: &str = "SET LOCAL lock_timeout = '2s'";
 
 /// A worktree.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.worktrees, which schema.sql comments on")]
 pub struct WorktreeRow {
     pub id: i64,
@@ -142,6 +142,8 @@ pub struct WorktreeFilter {
     pub project_id: Option<i64>,
     /// Those that are gone too.
     pub gone: bool,
+    /// Behind this one.
+    pub after: i64,
 }
 
 impl Store {
@@ -149,8 +151,8 @@ impl Store {
     pub async fn worktrees(&self, filter: &WorktreeFilter, at_most: i64) -> Result<Vec<WorktreeRow>> {
         let client = self.client().await?;
         let statement = client.prepare_cached(include_str!("sql/worktree_rows.sql")).await?;
-        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-            [&filter.ids, &filter.host_id, &filter.project, &filter.project_id, &filter.gone, &at_most];
+        let params: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+            [&filter.ids, &filter.host_id, &filter.project, &filter.project_id, &filter.gone, &at_most, &filter.after];
         client.query(&statement, &params).await?.iter().map(worktree).collect()
     }
 
@@ -174,6 +176,13 @@ impl Store {
             Some(row) => self.worktree(row.get(0)).await,
             None => Ok(None),
         }
+    }
+
+    /// Whether a turn of a session was lost, and will be taken up again: its agent may still be writing.
+    pub async fn has_lost_turn(&self, session_id: i64) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM millhand.tasks WHERE session_id = $1 AND state = 'pending' AND message_id IS NOT NULL \
+                   AND error_class = 'infrastructure_lost')";
+        Ok(self.client().await?.query_one(sql, &[&session_id]).await?.get(0))
     }
 
     /// Worktrees of a host that may have to go.

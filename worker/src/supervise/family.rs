@@ -63,6 +63,13 @@ pub async fn end_family_except(scope: &str, kept: &[String], grace: Duration) ->
     ending.seen()
 }
 
+/// How many processes the family of a child has, of which this is the whole marker.
+pub fn family_size(child: u32, marker: &str) -> usize {
+    // Descendants of its shim: what has left its parents is adopted by that.
+    let shim = i32::try_from(child).ok().and_then(stat).and_then(|stat| u32::try_from(stat.parent).ok());
+    find(shim.filter(|shim| *shim > 1), &|found| found == marker).len()
+}
+
 pub(super) fn in_scope(marker: &str, scope: &str) -> bool {
     marker.strip_prefix(scope).is_some_and(|rest| rest.starts_with('.'))
 }

@@ -77,7 +77,7 @@ impl HostLock {
 }
 
 /// Tries for a moment: someone may be looking who the holder is, which takes the lock for an instant.
-fn lock(file: &File) -> rustix::io::Result<()> {
+pub(super) fn lock(file: &File) -> rustix::io::Result<()> {
     for _ in 0..TRIES {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(TRY_EVERY),

@@ -48,12 +48,26 @@ pub struct Alive {
     pub until: BootTime,
     /// From asking to killing after that, in milliseconds.
     pub grace_ms: u64,
+    /// It ends at once when its worker does, whoever may come after.
+    #[serde(default)]
+    ends_with_worker: bool,
 }
 
 impl Alive {
     /// Until a moment, and how long it may take after that.
     pub fn new(until: BootTime, grace: Duration) -> Self {
-        Self { until, grace_ms: super::wire::millis(grace) }
+        Self { until, grace_ms: super::wire::millis(grace), ends_with_worker: false }
+    }
+
+    /// The same, but no longer than its worker, whoever may come after.
+    #[must_use]
+    pub fn with_worker(self) -> Self {
+        Self { ends_with_worker: true, ..self }
+    }
+
+    /// Whether it ends with its worker.
+    pub fn ends_with_worker(self) -> bool {
+        self.ends_with_worker
     }
 }
 

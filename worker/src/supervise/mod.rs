@@ -19,8 +19,10 @@ pub(crate) mod log;
 mod notify;
 mod sandbox;
 mod secrecy;
+mod served;
 pub mod shim;
 pub(crate) mod splitter;
+mod user;
 mod wire;
 mod word;
 
@@ -32,13 +34,15 @@ use serde::{Deserialize, Serialize};
 pub use child::{Child, SpawnError, Supervisor, WaitError};
 pub use doors::{Doors, Leftover};
 pub use environment::{allowed_environment, is_allowed};
-pub use family::{FAMILY_VARIABLE, end_family, end_family_except, find_family};
+pub use family::{FAMILY_VARIABLE, end_family, end_family_except, family_size, find_family};
 pub use host_lock::{HostLock, HostLockError};
 pub use inside::{Emptied, Occupant, end_inside};
 pub use lifeline::{Alive, BootTime, Lifeline};
 pub use notify::ServiceManager;
 pub use sandbox::{Places, Sandbox, is_supported as sandbox_is_supported, readable_places};
 pub use secrecy::hide_this_process;
+pub use served::ServedAt;
+pub use user::{AgentUser, UserError, hand_over};
 pub use word::Busy;
 
 /// From asking a process to end to killing it, unless told otherwise.

@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -24,12 +27,16 @@ pub enum StopReason {
     LeaseLost,
     /// The worker stops; the task is handed back.
     Shutdown,
+    /// A limit is reached: what may be spent is spent.
+    OverBudget,
 }
 
 #[derive(Debug)]
 struct Held {
     stop: CancellationToken,
     reason: Option<StopReason>,
+    /// The limit that was reached, in words.
+    limit: Option<String>,
     trusted_until: Instant,
     /// The turn is over and only its result is to be written, which the database fences by itself.
     settling: bool,
@@ -48,6 +55,8 @@ pub struct Leases {
     held: Arc<Mutex<HashMap<Uuid, Held>>>,
     lease: Duration,
     lifeline: Lifeline,
+    /// Limits hold, so that nothing may be spent which nobody counts.
+    metered: Arc<AtomicBool>,
 }
 
 /// When something was sent to the database, by both clocks.
@@ -73,11 +82,31 @@ pub struct Lease {
     stop: CancellationToken,
 }
 
+/// Stops one turn when a limit is reached.
+#[derive(Clone, Debug)]
+pub(super) struct Meter {
+    leases: Leases,
+    token: Uuid,
+}
+
+impl Meter {
+    /// Stops it.
+    pub(super) fn stop(&self, limit: String) {
+        self.leases.stop_over_budget(self.token, limit);
+    }
+}
+
 impl Leases {
     /// None yet. `lease` is how long one lives without a heartbeat.
     pub fn new(lease: Duration) -> Self {
         let lifeline = Lifeline::new(Alive::new(BootTime::now().plus(lease), lease / 16));
-        Self { held: Arc::default(), lease, lifeline }
+        Self { held: Arc::default(), lease, lifeline, metered: Arc::default() }
+    }
+
+    /// Says whether there are budgets. While there are, agents' servers with turns end with this process instead of going on until the
+    /// next one comes: nobody would count what they spend.
+    pub fn meter(&self, metered: bool) {
+        self.metered.store(metered, Ordering::Relaxed);
     }
 
     /// Ends the agents' servers if this process is stopped: see [`Leases::renewed`].
@@ -96,7 +125,8 @@ impl Leases {
     /// How long servers live whose turns have leases until `lease_end`.
     fn alive(&self, sent: Sent, lease_end: Instant) -> Alive {
         let end = sent.boot.plus(self.lease).minus((sent.at + self.lease).saturating_duration_since(lease_end));
-        Alive::new(end.minus(self.lease / 8), self.lease / 16)
+        let alive = Alive::new(end.minus(self.lease / 8), self.lease / 16);
+        if self.metered.load(Ordering::Relaxed) { alive.with_worker() } else { alive }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Held>> {
@@ -112,11 +142,16 @@ impl Leases {
     /// Takes charge of a lease that was claimed by a statement sent at `sent`.
     pub fn hold(&self, token: Uuid, sent: Instant) -> Lease {
         let stop = CancellationToken::new();
-        let held = Held { stop: stop.clone(), reason: None, trusted_until: sent + self.lease, settling: false };
+        let held =
+            Held { stop: stop.clone(), reason: None, limit: None, trusted_until: sent + self.lease, settling: false };
         let alive = self.alive(Sent::now(), sent + self.lease);
         let mut all = self.lock();
         // What others let live longer than this lease lives no longer now; with no others, it is for this turn alone to say.
-        if !all.values().any(Held::runs) || alive.until < self.lifeline.get().until {
+        let told = self.lifeline.get();
+        if !all.values().any(Held::runs)
+            || alive.until < told.until
+            || alive.ends_with_worker() != told.ends_with_worker()
+        {
             self.lifeline.set(alive);
         }
         all.insert(token, held);
@@ -152,6 +187,17 @@ impl Leases {
             if held.reason.is_none() || reason == StopReason::LeaseLost {
                 held.reason = Some(reason);
             }
+            held.stop.cancel();
+        }
+    }
+
+    /// Tells the turn of a lease to stop as a limit is reached, which is said in words.
+    pub fn stop_over_budget(&self, token: Uuid, limit: String) {
+        if let Some(held) = self.lock().get_mut(&token)
+            && held.reason.is_none()
+        {
+            held.reason = Some(StopReason::OverBudget);
+            held.limit = Some(limit);
             held.stop.cancel();
         }
     }
@@ -195,6 +241,16 @@ impl Lease {
     /// Why, once it was stopped.
     pub fn reason(&self) -> Option<StopReason> {
         self.leases.lock().get(&self.token).and_then(|held| held.reason)
+    }
+
+    /// The limit that was reached, in words, if that is why it was stopped.
+    pub fn limit(&self) -> Option<String> {
+        self.leases.lock().get(&self.token).and_then(|held| held.limit.clone())
+    }
+
+    /// Where what the turn spends is held against its limits.
+    pub(super) fn meter(&self) -> Meter {
+        Meter { leases: self.leases.clone(), token: self.token }
     }
 
     /// Whether the turn is over and only its result is to be written.

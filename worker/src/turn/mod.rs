@@ -1,6 +1,6 @@
 //! One turn, from claim to finish, readable from top to bottom in [`Turns::perform`].
 //!
-//! mirror → session → worktree → server → agent session → prompt → follow → settle → checkpoint and diff → finish.
+//! mirror → session → worktree → its setup → server → agent session → prompt → follow → settle → checkpoint and diff → finish.
 //!
 //! A turn holds no transaction and no lock: only its lease. Exactly one place ends an attempt: [`finish`].
 
@@ -10,24 +10,32 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::{
-    agent::{AgentProject, AgentSession, Backend, Prompt, SessionRequest, TurnReport},
+    agent::{AgentProject, AgentSession, Backend, Prompt, SessionRequest, TurnReport, command::Commands},
     config::{Home, Timings},
     git::{Base, Git, GitError, Mirror, Worktree},
     model::{event::AgentEvent, lane::split_agent, outcome::Ending, retry::RetryPolicy},
     store::{Store, StoreError, queue::Claimed, turns::Owner},
+    supervise::{RunAs, hand_over},
     worktrees::{TakeError, Taking, Worktrees},
 };
 
 mod changes;
+mod desk;
 mod finish;
 pub mod lease;
+mod merge;
 mod persist;
 mod resume;
+mod setup;
 mod transcript;
 
+use desk::Desk;
 use lease::{Lease, StopReason};
 use persist::persist;
 use transcript::Transcript;
+
+/// With less than this free, what cannot be written probably found no room.
+const NO_SPACE_BYTES: u64 = 100_000_000;
 
 /// Runs a claimed task. The claimer knows no more of a turn than this.
 #[async_trait]
@@ -44,12 +52,16 @@ pub struct Turns {
     pub git: Git,
     /// Gives each session its worktree.
     pub worktrees: Worktrees,
+    /// Runs the projects' own setup of worktrees.
+    pub commands: Commands,
     /// Who does the turns.
     pub backend: Arc<dyn Backend>,
     /// Folders.
     pub home: Home,
     /// This host.
     pub host_id: String,
+    /// Whom agents run as, and whose the worktrees' files therefore are; none: as we do.
+    pub agents_user: Option<RunAs>,
     /// Model of tasks that name none, before the agent's own default.
     pub default_model: Option<String>,
     /// Intervals and bounds.
@@ -109,10 +121,13 @@ struct Performed {
 #[async_trait]
 impl Runner for Turns {
     async fn run(&self, claimed: Claimed, lease: Lease) {
-        let transcript = Transcript::start(self.store.clone(), &claimed);
+        let transcript = Transcript::start(self.store.clone(), &claimed, lease.meter());
         let performed = match self.perform(&claimed, &lease, &transcript).await {
             Ok(performed) => performed,
-            Err(Interrupted::Ended(ending, error)) => Performed { ending, error, summary: None, billed: false },
+            Err(Interrupted::Ended(ending, error)) => {
+                let error = if ending == Ending::WorkerTrouble { self.with_space(error) } else { error };
+                Performed { ending, error, summary: None, billed: false }
+            }
             Err(Interrupted::Fenced) => {
                 tracing::warn!("the lease is lost: this attempt is discarded");
                 transcript.discard().await;
@@ -140,12 +155,19 @@ impl Turns {
             () = lease.stopped().cancelled() => return interrupted(lease),
             worktree = self.worktree(claimed, lease, transcript) => worktree?,
         };
+        let (mirror, worktree) = merge::merge_in(self, claimed, lease, mirror, worktree, transcript).await?;
+        setup::set_up(self, claimed, lease, &mirror, &worktree, transcript).await?;
         let (agent, _) = split_agent(&claimed.agent);
         let session = tokio::select! {
             () = lease.stopped().cancelled() => return interrupted(lease),
             session = self.agent_session(claimed, agent, lease, &worktree, transcript) => session?,
         };
-        let report = self.converse(claimed, agent, &session, lease, transcript).await?;
+        let mut report = self.converse(claimed, agent, &session, lease, transcript).await?;
+        if report.ending == Ending::Aborted
+            && let Some(limit) = lease.limit()
+        {
+            (report.ending, report.error) = (Ending::OverBudget, limit);
+        }
         let owner = owner(claimed, agent);
         if lease.reason() == Some(StopReason::LeaseLost) {
             // Nothing of the turn counts, but what it cost was paid all the same.
@@ -169,6 +191,18 @@ impl Turns {
         })
     }
 
+    /// Adds to an error of ours that the disk is full, where it is: those who write do not all say so.
+    fn with_space(&self, error: String) -> String {
+        let free = rustix::fs::statvfs(self.home.root()).map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        match free {
+            Ok(free) if free < NO_SPACE_BYTES => {
+                let home = self.home.root().display();
+                format!("{error}; the disk is full: {} MB are free for {home}", free / 1_000_000)
+            }
+            _ => error,
+        }
+    }
+
     /// mirror → session → worktree.
     async fn worktree(
         &self,
@@ -186,7 +220,18 @@ impl Turns {
             }
         };
         let worktree = persist(lease, take).await??;
+        self.hand_over(&worktree).await?;
         Ok((mirror, worktree))
+    }
+
+    /// What we wrote into the worktree, now or since its last turn, is the agent's from here on.
+    async fn hand_over(&self, worktree: &Worktree) -> Result<(), Interrupted> {
+        let (home, path, user) = (self.home.root().to_owned(), worktree.path.clone(), self.agents_user);
+        let given = tokio::task::spawn_blocking(move || hand_over(&home, &path, user)).await;
+        given.map_err(std::io::Error::other).flatten().map_err(|error| {
+            let message = format!("cannot give {} to the agents' user: {error}", worktree.path.display());
+            Interrupted::Ended(Ending::WorkerTrouble, message)
+        })
     }
 
     /// The mirror, with the commit that the session starts or started from. A session that has one never looks at the source
@@ -222,7 +267,7 @@ impl Turns {
                 name: claimed.project.clone(),
                 folder: self.home.agent_folder(claimed.project_id),
                 trusted: claimed.trusted,
-                allow_asks: claimed.allow_asks,
+                asks: claimed.asks,
                 env_pass: claimed.env_pass.clone(),
             },
             directory: worktree.path.clone(),
@@ -240,12 +285,13 @@ impl Turns {
         &self,
         session: &AgentSession,
         prompt: Prompt,
+        desk: &Desk<'_>,
         lease: &Lease,
         transcript: &Transcript,
         until: Instant,
     ) -> TurnReport {
         let stop = lease.stopped().child_token();
-        let turn = self.backend.prompt(session, prompt, transcript.events(), stop.clone());
+        let turn = self.backend.prompt(session, prompt, desk, transcript.events(), stop.clone());
         tokio::pin!(turn);
         tokio::select! {
             report = &mut turn => report,
@@ -283,6 +329,9 @@ fn interrupted<T>(lease: &Lease) -> Result<T, Interrupted> {
         Some(StopReason::Cancelled) => Err(Interrupted::Ended(Ending::Aborted, "cancelled".to_owned())),
         Some(StopReason::Shutdown) => {
             Err(Interrupted::Ended(Ending::Aborted, "the worker stopped; the task was handed back".to_owned()))
+        }
+        Some(StopReason::OverBudget) => {
+            Err(Interrupted::Ended(Ending::OverBudget, lease.limit().unwrap_or_else(|| "over budget".to_owned())))
         }
         Some(StopReason::LeaseLost) | None => Err(Interrupted::Fenced),
     }

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::{Interrupted, Turns, lease::Lease, persist::persist, transcript::Transcript};
+use super::{Interrupted, Turns, desk::Desk, lease::Lease, persist::persist, transcript::Transcript};
 use crate::{
     agent::{AgentSession, Prompt, TurnReport},
     model::{
@@ -15,7 +15,11 @@ use crate::{
         outcome::Ending,
         resume::{RESUME_TEXT, TurnMessage, is_resumable},
     },
-    store::{StoreError, queue::Claimed, turns::AgentSessionRow},
+    store::{
+        StoreError,
+        queue::Claimed,
+        turns::{AgentSessionRow, BeforePrompt},
+    },
 };
 
 /// What a person can do about a turn that is not sent again.
@@ -44,7 +48,8 @@ impl Turns {
             return Err(Interrupted::Fenced);
         }
         let until = Instant::now() + self.timings.turn_limit;
-        let mut report = self.follow(session, prompt, lease, transcript, until).await;
+        let desk = Desk::new(&self.store, lease.token(), claimed.attempt_id, &self.timings);
+        let mut report = self.follow(session, prompt, &desk, lease, transcript, until).await;
         while let Some(next) = message.next(&report.ending, self.step_resumes) {
             message = next;
             let times = format!("{} of {}", message.resumes, self.step_resumes);
@@ -61,8 +66,9 @@ impl Turns {
                 }
                 Ok(false) | Err(Interrupted::Fenced) => break,
             }
-            report = together(report, self.follow(session, prompt, lease, transcript, until).await);
+            report = together(report, self.follow(session, prompt, &desk, lease, transcript, until).await);
         }
+        desk.close().await;
         match report.ending {
             Ending::StepLimit { answered: true } => {
                 // It came to an end of its own, and what it did can be reviewed: a person decides whether that is enough.
@@ -111,8 +117,15 @@ impl Turns {
         let row = AgentSessionRow { external_id: session.id.clone(), config_hash: session.config_hash.clone() };
         let resolved = format!("{agent}/{}", session.mode);
         let (host, model, id) = (&self.host_id, &session.model, &prompt.message_id);
-        persist(lease, || self.store.before_prompt(lease.token(), agent, "opencode", host, &row, &resolved, model, id))
-            .await
+        let stored = persist(lease, || {
+            self.store.before_prompt(lease.token(), agent, "opencode", host, &row, &resolved, model, id)
+        })
+        .await?;
+        match stored {
+            BeforePrompt::Stored => Ok(true),
+            BeforePrompt::OverBudget(limit) => Err(Interrupted::Ended(Ending::OverBudget, limit)),
+            BeforePrompt::Fenced => Ok(false),
+        }
     }
 
     /// A conversation whose server is lost goes on; one that loses its server again and again does not.

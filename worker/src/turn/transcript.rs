@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::Instrument as _;
 
+use super::lease::Meter;
 use crate::{
     model::{event::AgentEvent, usage::StepUsage},
     store::{
-        Store,
+        Store, StoreError,
         queue::Claimed,
         turns::{EventRow, Owner},
     },
@@ -34,10 +35,11 @@ pub(super) struct Transcript {
 
 impl Transcript {
     /// Starts its writer.
-    pub(super) fn start(store: Store, claimed: &Claimed) -> Self {
+    pub(super) fn start(store: Store, claimed: &Claimed, meter: Meter) -> Self {
         let (events, queue) = mpsc::channel(QUEUE);
         let writer = Writer {
             store,
+            meter,
             attempt_id: claimed.attempt_id,
             task_id: claimed.task_id,
             session_id: claimed.session_id,
@@ -79,6 +81,7 @@ impl Transcript {
 
 struct Writer {
     store: Store,
+    meter: Meter,
     attempt_id: i64,
     task_id: i64,
     session_id: i64,
@@ -98,6 +101,10 @@ impl Writer {
             let window = tokio::time::sleep(EVERY);
             tokio::pin!(window);
             let open = loop {
+                // What was spent is recorded at once: a limit may be reached, and the agent is about to spend more.
+                if !self.steps.is_empty() {
+                    break true;
+                }
                 tokio::select! {
                     () = &mut window => break true,
                     event = queue.recv() => match event {
@@ -163,6 +170,16 @@ impl Writer {
             project: &self.project,
             agent: &self.agent,
         };
+        if !self.steps.is_empty() {
+            match self.store.record_usage(owner, &self.steps).await {
+                Ok(()) => {
+                    self.steps.clear();
+                    self.check_budget().await;
+                }
+                // The end of the turn records all steps once more.
+                Err(error) => tracing::debug!(%error, "usage waits for the database"),
+            }
+        }
         if !self.rows.is_empty() {
             match self.store.append_events(self.attempt_id, &self.rows).await {
                 Ok(()) => self.rows.clear(),
@@ -173,12 +190,20 @@ impl Writer {
                 }
             }
         }
-        if !self.steps.is_empty() {
-            match self.store.record_usage(owner, &self.steps).await {
-                Ok(()) => self.steps.clear(),
-                // The end of the turn records all steps once more.
-                Err(error) => tracing::debug!(%error, "usage waits for the database"),
+    }
+
+    /// Stops the turn if what it has just spent reaches a limit, and has all workers look after their turns then. By a statement that
+    /// begins after the recording was committed: of those who reach a limit together, the last sees what all have spent.
+    async fn check_budget(&self) {
+        let checked = async {
+            if let Some(limit) = self.store.over_budget(self.task_id).await? {
+                self.meter.stop(limit);
+                self.store.announce_spending().await?;
             }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = checked.await {
+            tracing::debug!(%error, "what was spent could not be held against the limits; the heartbeat does");
         }
     }
 }

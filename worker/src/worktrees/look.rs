@@ -26,7 +26,7 @@ pub struct Planned {
 }
 
 /// A folder that looks like one of ours, and that this database does not know: it is never touched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct UnknownFolder {
     /// Where it is.
     pub path: String,

@@ -18,6 +18,7 @@ mod reap;
 mod rebase;
 mod rehome;
 mod restore;
+mod setup;
 mod take;
 
 use crate::{
@@ -30,6 +31,7 @@ pub use look::{Planned, UnknownFolder};
 pub use reap::{Outcome, Round};
 pub use rebase::Moved;
 pub use restore::Restored;
+pub use setup::read_copied;
 pub use take::{TakeError, Taking};
 
 /// The worktrees of this host.

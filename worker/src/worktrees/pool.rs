@@ -36,7 +36,8 @@ impl Worktrees {
         place: &Place,
         slot: &str,
     ) -> Result<bool, WorktreeError> {
-        let done = self.git.pool_worktree(&place.mirror, place.session_id, slot, &base_of(row)).await;
+        let keep = self.store.keeps_setup(place.project_id).await?;
+        let done = self.git.pool_worktree(&place.mirror, place.session_id, slot, &base_of(row), keep).await;
         if let Err(error) = done {
             tracing::warn!(worktree = row.id, %error, "it cannot be reset for another session; it goes to the trash");
             self.spoil(row, place, slot).await?;
@@ -82,7 +83,8 @@ impl Worktrees {
             if !self.store.take_pooled(id).await? {
                 continue;
             }
-            match self.git.take_pooled(mirror, &slot, session_id, base).await {
+            let keep = self.store.keeps_setup(mirror.project_id).await?;
+            match self.git.take_pooled(mirror, &slot, session_id, base, keep).await {
                 Ok(worktree) => {
                     self.store.forget_pooled(id).await?;
                     return Ok(Some(worktree));

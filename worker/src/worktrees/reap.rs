@@ -14,7 +14,10 @@ use super::{
 use crate::{
     agent::{AgentProject, Backend},
     git::{GateOf, Whereabouts, Worktree},
-    model::worktree::{Decision, Limits, Reason, Space, State, Stays, decide, over_quota},
+    model::{
+        ask::AskPolicy,
+        worktree::{Decision, Limits, Reason, Space, State, Stays, decide, over_quota},
+    },
     store::worktrees::{WorktreeFilter, WorktreeRow},
     supervise::end_inside,
 };
@@ -282,7 +285,7 @@ impl Worktrees {
             name: row.project.clone(),
             folder: self.home.agent_folder(place.project_id),
             trusted: false,
-            allow_asks: false,
+            asks: AskPolicy::Reject,
             env_pass: Vec::new(),
         }
     }

@@ -45,12 +45,17 @@ impl Worktrees {
                 Some(made.commit)
             }
         };
+        let start = checkpoint.as_deref().unwrap_or(&session.base_commit);
+        let checkpoint = self.git.start_session_from(&mirror, session.session_id, start).await?;
         let path = self.home.worktree(session.project_id, session.session_id);
+        let trash = self.home.trash();
         let to = NewHome {
             host_id: &self.host_id,
             path: &path.to_string_lossy(),
             branch: &format!("millhand/s{}", session.session_id),
-            checkpoint: checkpoint.as_deref(),
+            trash: &trash.to_string_lossy(),
+            checkpoint: &checkpoint,
+            change_set: recorded.as_ref().map(|recorded| recorded.change_set_id),
         };
         Ok(self.store.rehome_session(session, to, self.timings.rehome).await?)
     }

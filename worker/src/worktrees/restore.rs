@@ -6,7 +6,7 @@ use super::{WorktreeError, Worktrees, base_of, pool::is_pool_slot, reap::is_spoi
 use crate::{git::GateOf, model::worktree::State, store::worktrees::WorktreeRow};
 
 /// A worktree that was brought back.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct Restored {
     /// As it is now.
     #[serde(flatten)]

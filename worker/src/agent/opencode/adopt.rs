@@ -14,16 +14,13 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
-use super::{
-    OpencodeBackend,
-    config::{Folders, Plan},
-    directories::InUse,
-    server::Server,
-    wire::Status,
-};
+use super::{OpencodeBackend, config::Plan, directories::InUse, folders::Folders, server::Server, wire::Status};
 use crate::{
     agent::{AgentProject, Seat},
-    model::adoption::{self, ADOPTIONS_WITHIN, Choice, choose},
+    model::{
+        adoption::{self, ADOPTIONS_WITHIN, Choice, choose},
+        counters::Count,
+    },
     supervise::{Busy, Leftover, end_family_except},
 };
 
@@ -141,6 +138,8 @@ impl OpencodeBackend {
             turns += 1;
         }
         tracing::info!(project, pid = server.pid(), turns, "adopted opencode's server");
+        self.setup.counters.add(Count::ServersAdopted, 1);
+        self.setup.counters.add(Count::TurnsAdopted, turns);
         self.pool.slot(project).put(Arc::clone(&server), process);
         if turns > 0 {
             let wait = self.setup.timings.lease;

@@ -98,7 +98,7 @@ pub(super) fn read_cached(path: &std::path::Path) -> Option<Catalogue> {
 
 /// Keeps a cut for the next start.
 pub(super) fn write_cached(path: &std::path::Path, catalogue: &Catalogue) -> io::Result<()> {
-    super::config::write_private(path, serde_json::to_string(catalogue)?.as_bytes())
+    super::folders::write_private(path, serde_json::to_string(catalogue)?.as_bytes())
 }
 
 /// A provider as `GET /provider` tells of it.

@@ -245,15 +245,36 @@ impl Client {
         self.get("/permission", &[("directory", &text(directory)?)]).await
     }
 
-    /// Answers a permission ask: `once` or `reject`.
-    pub(super) async fn answer_ask(&self, directory: &Path, id: &str, reply: &str) -> Result<(), ClientError> {
+    /// Answers a permission ask: `once`, `always` or `reject`, the last with words for the agent or without.
+    pub(super) async fn answer_ask(
+        &self,
+        directory: &Path,
+        id: &str,
+        reply: &str,
+        message: Option<&str>,
+    ) -> Result<(), ClientError> {
         let path = format!("/permission/{}/reply", segment(id));
-        self.post(&path, &[("directory", &text(directory)?)], &json!({"reply": reply})).await.map(drop)
+        let body = match message {
+            Some(message) => json!({"reply": reply, "message": message}),
+            None => json!({"reply": reply}),
+        };
+        self.post(&path, &[("directory", &text(directory)?)], &body).await.map(drop)
     }
 
     /// The open questions of a directory.
     pub(super) async fn questions(&self, directory: &Path) -> Result<Vec<Question>, ClientError> {
         self.get("/question", &[("directory", &text(directory)?)]).await
+    }
+
+    /// Answers each of the questions that were asked together.
+    pub(super) async fn answer_question(
+        &self,
+        directory: &Path,
+        id: &str,
+        answers: &[Vec<String>],
+    ) -> Result<(), ClientError> {
+        let path = format!("/question/{}/reply", segment(id));
+        self.post(&path, &[("directory", &text(directory)?)], &json!({"answers": answers})).await.map(drop)
     }
 
     /// Rejects a question.

@@ -11,7 +11,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
     fs, io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,10 +19,15 @@ use std::{
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{OpencodeSetup, catalogue::Catalogue};
+use super::{
+    OpencodeSetup,
+    catalogue::Catalogue,
+    folders::{Folders, create_below, write_private},
+};
 use crate::{
     agent::{AgentProject, confine::Confinement},
-    supervise::{self, Sandbox},
+    model::ask::AskPolicy,
+    supervise::{self, RunAs, Sandbox},
 };
 
 /// Names of opencode's global configuration, the later over the earlier.
@@ -90,50 +95,6 @@ impl UserOpencode {
     }
 }
 
-/// The folders of one server, below `<project's folder>/opencode`.
-#[derive(Clone, Debug)]
-pub(super) struct Folders {
-    root: PathBuf,
-    /// Temporary files of the server and of what the agent runs.
-    tmp: PathBuf,
-    /// What the server may write, whose insides are therefore not to be trusted.
-    own: PathBuf,
-}
-
-impl Folders {
-    /// Those of a project's server.
-    pub(super) fn of_project(project: &AgentProject) -> Self {
-        Self { root: project.folder.join("opencode"), tmp: project.folder.join("tmp"), own: project.folder.clone() }
-    }
-
-    /// Those of a server that is only asked a few things.
-    pub(super) fn of_probe(cache: &Path) -> Self {
-        Self { root: cache.join("probe"), tmp: cache.join("probe/tmp"), own: cache.join("probe") }
-    }
-
-    /// Where the server runs. Not a repository, and never a worktree.
-    pub(super) fn root(&self) -> &Path {
-        &self.root
-    }
-
-    fn xdg(&self, kind: &str) -> PathBuf {
-        self.root.join(kind)
-    }
-
-    fn config(&self) -> PathBuf {
-        self.xdg("config").join("opencode")
-    }
-
-    /// The operator's configuration, which may hold keys.
-    fn operator_config(&self) -> PathBuf {
-        self.root.join("operator.json")
-    }
-
-    fn catalogue(&self) -> PathBuf {
-        self.root.join("models.json")
-    }
-}
-
 /// Everything that a server's behaviour depends on, before it is written anywhere.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -160,6 +121,7 @@ pub(super) struct Launch {
     binary: PathBuf,
     environment: BTreeMap<OsString, OsString>,
     pub(super) sandbox: Option<Sandbox>,
+    pub(super) run_as: Option<RunAs>,
 }
 
 impl Launch {
@@ -180,7 +142,7 @@ impl Launch {
             paths.dedup();
         }
         let mut hash = Sha256::new();
-        hash.update(format!("{:?} {:?} {sandbox:?}", self.binary, self.environment));
+        hash.update(format!("{:?} {:?} {sandbox:?} {:?}", self.binary, self.environment, self.run_as));
         hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -191,14 +153,14 @@ impl Plan {
         let user = UserOpencode::of(&setup.environment);
         let user_files = user.config_files()?;
         let operator = setup.extra_config.clone().unwrap_or_else(|| json!({}));
-        let insisted = insist_on(setup, &operator);
+        let insisted = insist_on(setup, project.asks, &operator);
         let mut names = project.env_pass.clone();
         names.extend(catalogue.variables.iter().cloned());
         for text in user_files.values().map(|bytes| String::from_utf8_lossy(bytes)).chain([operator.to_string().into()])
         {
             names.extend(env_references(&text));
         }
-        let mut defaults = default_permissions(project.allow_asks);
+        let mut defaults = default_permissions(project.asks);
         merge_over(&mut defaults, &provider_timeouts(&catalogue, &operator, setup.timings.provider_silence));
         let mut operator = operator;
         merge_under(&mut operator, &catalogue.overlay);
@@ -263,7 +225,8 @@ impl Plan {
     /// What the server is started with. Looks at the disk.
     pub(super) fn launch(&self, setup: &OpencodeSetup, folders: &Folders) -> Launch {
         let sandbox = self.sandbox(setup, folders);
-        Launch { binary: setup.binary.clone(), environment: self.environment(folders), sandbox }
+        let run_as = setup.user.as_ref().map(|user| user.run_as);
+        Launch { binary: setup.binary.clone(), environment: self.environment(folders), sandbox, run_as }
     }
 
     fn environment(&self, folders: &Folders) -> BTreeMap<OsString, OsString> {
@@ -368,11 +331,12 @@ impl Plan {
 }
 
 /// What we insist on, with what the operator says of the same keys.
-fn insist_on(setup: &OpencodeSetup, operator: &Value) -> Value {
+fn insist_on(setup: &OpencodeSetup, policy: AskPolicy, operator: &Value) -> Value {
     let mut insisted = json!({
         "autoupdate": false,
         "share": "disabled",
-        "permission": {"question": "deny"},
+        // A question that nobody answers stops the turn; one that cannot be asked does not.
+        "permission": {"question": if policy == AskPolicy::Inbox { "allow" } else { "deny" }},
     });
     if let Value::Object(insisted) = &mut insisted {
         // `true` is opencode's default for these, which may mean more than `true`: leave it alone then.
@@ -393,12 +357,17 @@ fn insist_on(setup: &OpencodeSetup, operator: &Value) -> Value {
 }
 
 /// Rules for what opencode asks about by default. Rules of the configuration reach subagents, answers to asks do not.
-fn default_permissions(allow: bool) -> Value {
-    let answer = if allow { "allow" } else { "deny" };
+fn default_permissions(policy: AskPolicy) -> Value {
+    let answer = match policy {
+        AskPolicy::Allow => "allow",
+        AskPolicy::Reject => "deny",
+        AskPolicy::Inbox => "ask",
+    };
+    let in_a_loop = if policy == AskPolicy::Inbox { "ask" } else { "deny" };
     json!({
         "permission": {
             // Never allowed by default: nobody watches, and a loop costs money.
-            "doom_loop": "deny",
+            "doom_loop": in_a_loop,
             "external_directory": answer,
             "read": {"*": "allow", "*.env": answer, "*.env.*": answer, "*.env.example": "allow"},
         },
@@ -453,39 +422,4 @@ fn file_references(text: &str, user: &UserOpencode) -> Vec<PathBuf> {
         None => Some(user.config.as_ref()?.join(name.trim())),
     });
     resolved.filter(|path| path.is_file()).collect()
-}
-
-/// Makes a folder below one that an agent can write, and replaces whatever is no folder on the way: an agent may have put a link there
-/// that leads out. None of its processes runs by now.
-fn create_below(own: &Path, folder: &Path) -> io::Result<()> {
-    create_private(own)?;
-    let mut path = own.to_owned();
-    for name in folder.strip_prefix(own).unwrap_or(folder) {
-        path.push(name);
-        match fs::symlink_metadata(&path) {
-            Ok(found) if found.is_dir() => continue,
-            Ok(_) => fs::remove_file(&path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-    }
-    Ok(())
-}
-
-/// Makes a folder, with its parents, that only we can enter.
-pub(super) fn create_private(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
-}
-
-/// Writes a file that only we can read, anew: a link in its place is not followed.
-pub(super) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    io::Write::write_all(&mut file, bytes)?;
-    fs::rename(fresh, path)
 }

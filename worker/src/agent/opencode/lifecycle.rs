@@ -5,11 +5,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{OwnedMutexGuard, Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::{
-    OpencodeBackend,
-    config::{Folders, Plan},
+    OpencodeBackend, OpencodeSetup,
+    config::Plan,
+    folders::Folders,
     pool::{Looked, Slot},
     server::Server,
     trouble, unreadable_config,
@@ -18,14 +24,17 @@ use crate::{
     agent::{AgentError, AgentProject},
     config::resident_bytes,
     model::{
+        counters::Count,
         event::AgentEvent,
         outcome::Ending,
-        server::{Bounds, Care, Reason, Tended, tend},
+        server::{Bounds, Care, Reason, Running, Tended, tend},
     },
+    tools::Version,
 };
 
 /// One request to let go of a directory: it ends watchers and waits for what they do.
 const DISPOSE_WITHIN: Duration = Duration::from_secs(30);
+const MEGABYTE: u64 = 1_000_000;
 
 impl OpencodeBackend {
     /// The project's server, started if there is none that can be used. The caller has a seat.
@@ -35,7 +44,7 @@ impl OpencodeBackend {
         events: &mpsc::Sender<AgentEvent>,
     ) -> Result<Arc<Server>, AgentError> {
         let slot = self.pool.slot(project.id);
-        let _turnstile = slot.turnstile.lock().await;
+        let turnstile = Arc::clone(&slot.turnstile).lock_owned().await;
         if self.closed.is_cancelled() {
             return Err(trouble("the worker is shutting down".to_owned()));
         }
@@ -57,23 +66,18 @@ impl OpencodeBackend {
                     why = Reason::Configuration.as_str(),
                     "replacing opencode's server"
                 );
+                self.setup.counters.add(Count::ServersEnded(Reason::Configuration.name()), 1);
             } else if server.is_alive() && server.turns() > 0 {
                 self.wait_for_turns(&server, events).await;
             }
-            // Never two on one data folder.
-            slot.end().await;
         }
         let _ = events.send(AgentEvent::Status { message: format!("starting opencode {version}") }).await;
-        let process = timeout(self.setup.timings.server_start, Arc::clone(&self.pool.processes).acquire_owned());
-        let Ok(Ok(process)) = process.await else {
-            let message = "no opencode server ended in time to make room for another".to_owned();
-            return Err(AgentError { ending: Ending::ServerLost, message });
-        };
-        let folders = Folders::of_project(project);
-        let server = Arc::new(Server::start(&self.setup, version, &plan, &folders, Some(project.id)).await?);
-        tracing::info!(project = project.id, pid = server.pid(), %version, "started opencode's server");
-        slot.put(Arc::clone(&server), process);
-        Ok(server)
+        let setup = self.setup.clone();
+        let processes = Arc::clone(&self.pool.processes);
+        let (project, closed) = (project.clone(), self.closed.clone());
+        let start = Start { setup, processes, slot, turnstile, closed, version, plan, project };
+        let started = tokio::spawn(start.run().in_current_span()).await;
+        started.map_err(|error| trouble(error.to_string()))?
     }
 
     /// The configuration has changed, but turns still run under the old one.
@@ -108,6 +112,27 @@ impl OpencodeBackend {
         }
     }
 
+    /// The servers that run, in the order of their projects.
+    pub(super) fn running_servers(&self) -> Vec<Running> {
+        let running = |looked: Looked| {
+            let server = looked.server.filter(|server| server.is_alive())?;
+            Some(Running {
+                agent: "opencode",
+                project_id: looked.project,
+                pid: server.pid(),
+                turns: server.turns(),
+                worktrees: server.directories.len(),
+                // Whole megabytes: less is no news.
+                resident_bytes: resident_bytes(server.pid()).map(|bytes| bytes / MEGABYTE * MEGABYTE),
+                is_leaving: looked.is_leaving || server.retired_for().is_some(),
+                started_at: server.started_at,
+            })
+        };
+        let mut found: Vec<Running> = self.pool.look().into_iter().filter_map(running).collect();
+        found.sort_by_key(|server| server.project_id);
+        found
+    }
+
     /// Looks after every server once.
     pub(super) async fn tend_servers(&self) {
         for looked in self.pool.look() {
@@ -133,12 +158,14 @@ impl OpencodeBackend {
             Care::Keep => {}
             Care::End(reason) => {
                 if self.pool.close(project) && looked.server.is_some() {
+                    self.setup.counters.add(Count::ServersEnded(reason.name()), 1);
                     tracing::info!(project, why = reason.as_str(), "ended opencode's server, which was idle");
                 }
                 return;
             }
             Care::Drain(reason) => {
                 if self.pool.renew(project) {
+                    self.setup.counters.add(Count::ServersEnded(reason.name()), 1);
                     let why = reason.as_str();
                     tracing::info!(
                         project,
@@ -150,6 +177,7 @@ impl OpencodeBackend {
             Care::EndBusy(reason) => {
                 // If a start or an end is under way, that sees to it.
                 if let Ok(_turnstile) = Arc::clone(&slot.turnstile).try_lock_owned() {
+                    self.setup.counters.add(Count::ServersEnded(reason.name()), 1);
                     let why = reason.as_str();
                     tracing::warn!(
                         project,
@@ -179,6 +207,43 @@ impl OpencodeBackend {
             }
             server.directories.forget(leaving);
         }
+    }
+}
+
+/// The start of a project's server, in the place of the one that it had.
+///
+/// Whoever stops waiting for it stops only that: never may two run on one data folder, so that the turnstile is held until what was
+/// begun is over.
+struct Start {
+    setup: OpencodeSetup,
+    processes: Arc<Semaphore>,
+    slot: Arc<Slot>,
+    turnstile: OwnedMutexGuard<()>,
+    closed: CancellationToken,
+    version: Version,
+    plan: Plan,
+    project: AgentProject,
+}
+
+impl Start {
+    async fn run(self) -> Result<Arc<Server>, AgentError> {
+        self.slot.end().await;
+        let process = timeout(self.setup.timings.server_start, self.processes.acquire_owned());
+        let Ok(Ok(process)) = process.await else {
+            let message = "no opencode server ended in time to make room for another".to_owned();
+            return Err(AgentError { ending: Ending::ServerLost, message });
+        };
+        let (project, version) = (self.project.id, self.version);
+        let folders = Folders::of_project(&self.project);
+        let server = tokio::select! {
+            server = Server::start(&self.setup, version, &self.plan, &folders, Some(project)) => Arc::new(server?),
+            () = self.closed.cancelled() => return Err(trouble("the worker is shutting down".to_owned())),
+        };
+        tracing::info!(project, pid = server.pid(), %version, "started opencode's server");
+        self.setup.counters.add(Count::ServersStarted, 1);
+        self.slot.put(Arc::clone(&server), process);
+        drop(self.turnstile);
+        Ok(server)
     }
 }
 

@@ -27,19 +27,16 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    catalogue::Catalogue,
-    client::ClientError,
-    config::{Folders, Plan},
-    facts::Facts,
-    pool::Pool,
-    server::Server,
+    catalogue::Catalogue, client::ClientError, config::Plan, facts::Facts, folders::Folders, pool::Pool, server::Server,
 };
-use super::{AgentError, AgentProject, AgentSession, Backend, Probe, Prompt, Seat, SessionRequest, TurnReport};
+use super::{
+    AgentError, AgentProject, AgentSession, AskDesk, Backend, Probe, Prompt, Seat, SessionRequest, TurnReport,
+};
 use crate::{
     agent::confine::Confinement,
     config::Timings,
-    model::{event::AgentEvent, outcome::Ending},
-    supervise::Supervisor,
+    model::{ask::AskPolicy, counters::Counters, event::AgentEvent, outcome::Ending, server::Running},
+    supervise::{RunAs, Supervisor},
     tools::{OPENCODE_TESTED, Search, Version, find_opencode},
 };
 
@@ -51,6 +48,7 @@ mod conversations;
 mod directories;
 mod ending;
 mod facts;
+mod folders;
 mod guard;
 mod health;
 mod instructions;
@@ -104,10 +102,23 @@ pub struct OpencodeSetup {
     pub show_reasoning: bool,
     /// What the servers and all that they start may reach; none: whatever our user may.
     pub confinement: Option<Confinement>,
+    /// Counts what happens to servers.
+    pub counters: Counters,
+    /// Whom the servers run as; none: as we do.
+    pub user: Option<ServerUser>,
     /// A private folder for what is worth keeping between starts: the cut model catalogue.
     pub cache: PathBuf,
     /// A private folder for the servers' logs.
     pub logs: Option<PathBuf>,
+}
+
+/// The user of the servers, where that is another than ours.
+#[derive(Clone, Debug)]
+pub struct ServerUser {
+    /// Its ids.
+    pub run_as: RunAs,
+    /// A folder for what belongs to no project.
+    pub folder: PathBuf,
 }
 
 /// The opencode backend.
@@ -127,7 +138,7 @@ impl OpencodeBackend {
     /// A backend without any server yet.
     pub fn new(setup: OpencodeSetup) -> Self {
         Self {
-            pool: Arc::new(Pool::new(setup.max_servers, setup.timings.server_patience)),
+            pool: Arc::new(Pool::new(setup.max_servers, setup.timings.server_patience, setup.counters.clone())),
             setup,
             version: tokio::sync::Mutex::default(),
             catalogue: tokio::sync::Mutex::default(),
@@ -208,7 +219,7 @@ impl OpencodeBackend {
                     let _ = events.send(AgentEvent::Status { message }).await;
                 }
                 let cut = self.probe_catalogue(version).await?;
-                config::create_private(&self.setup.cache)
+                folders::create_private(&self.setup.cache)
                     .and_then(|()| catalogue::write_cached(&path, &cut))
                     .map_err(|error| trouble(format!("cannot write {}: {error}", path.display())))?;
                 cut
@@ -234,11 +245,11 @@ impl OpencodeBackend {
             name: "probe".to_owned(),
             folder: self.setup.cache.clone(),
             trusted: false,
-            allow_asks: false,
+            asks: AskPolicy::Reject,
             env_pass: Vec::new(),
         };
         let plan = Plan::new(&self.setup, &nobody, catalogue).map_err(unreadable_config)?;
-        let folders = Folders::of_probe(&self.setup.cache);
+        let folders = Folders::of_probe(&self.setup);
         let server = Server::start(&self.setup, version, &plan, &folders, None).await?;
         Ok((server, folders))
     }
@@ -331,6 +342,7 @@ impl Backend for OpencodeBackend {
         &self,
         session: &AgentSession,
         prompt: Prompt,
+        desk: &dyn AskDesk,
         events: &mpsc::Sender<AgentEvent>,
         stop: CancellationToken,
     ) -> TurnReport {
@@ -351,7 +363,7 @@ impl Backend for OpencodeBackend {
         let Some(server) = server.filter(|server| server.is_usable()) else {
             return not_sent(Ending::ServerLost, "opencode's server ended before the prompt was sent".to_owned());
         };
-        let setup = turn::TurnSetup { timings: &self.setup.timings, show_reasoning: self.setup.show_reasoning };
+        let setup = turn::TurnSetup { timings: &self.setup.timings, desk, show_reasoning: self.setup.show_reasoning };
         turn::run(&server, session, &prompt, events, &stop, setup).await
     }
 
@@ -378,6 +390,10 @@ impl Backend for OpencodeBackend {
 
     async fn take_over(&self) {
         self.take_over_leftovers().await;
+    }
+
+    fn servers(&self) -> Vec<Running> {
+        self.running_servers()
     }
 
     async fn probe(&self) -> Probe {

@@ -18,7 +18,10 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use super::server::Server;
 use crate::{
     agent::Seat,
-    model::server::{Leaving, Place, Want, assign},
+    model::{
+        counters::{Count, Counters},
+        server::{Leaving, Place, Want, assign},
+    },
 };
 
 /// All servers of a worker.
@@ -29,6 +32,7 @@ pub(super) struct Pool {
     pub(super) processes: Arc<Semaphore>,
     most: usize,
     patience: Duration,
+    counters: Counters,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +74,8 @@ pub(super) struct Looked {
     pub(super) seats: usize,
     pub(super) unused: Duration,
     pub(super) outdated: Option<Duration>,
+    /// It takes no new turns.
+    pub(super) is_leaving: bool,
     /// None: the place is held without a server.
     pub(super) server: Option<Arc<Server>>,
 }
@@ -130,9 +136,9 @@ impl Drop for Taken {
 
 impl Pool {
     /// No servers yet, and never more than `most`. A project that waits for `patience` makes another drain.
-    pub(super) fn new(most: usize, patience: Duration) -> Self {
+    pub(super) fn new(most: usize, patience: Duration, counters: Counters) -> Self {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
-        Self { state: Mutex::default(), processes: Arc::new(Semaphore::new(most)), most, patience }
+        Self { state: Mutex::default(), processes: Arc::new(Semaphore::new(most)), most, patience, counters }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -168,6 +174,7 @@ impl Pool {
         for project in &decided.evict {
             if state.end_soon(*project) {
                 state.places.remove(project);
+                self.counters.add(Count::ServersEvicted, 1);
                 tracing::info!(project, "opencode's server makes room for another project's");
             }
         }
@@ -223,6 +230,7 @@ impl Pool {
                 seats: held.seats,
                 unused: now.duration_since(held.used),
                 outdated: running.and_then(|running| running.outdated).map(|since| now.duration_since(since)),
+                is_leaving: held.leaving.is_some(),
                 server: running.map(|running| Arc::clone(&running.server)),
             }
         };

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use tokio::{
     sync::{Semaphore, watch},
@@ -22,10 +23,11 @@ use super::{
     OpencodeSetup,
     adopt::{HandOver, LeftTurn, TurnNote},
     client::Client,
-    config::{Folders, Plan},
+    config::Plan,
     conversations::Conversations,
     directories::{Directories, InUse},
     facts::Facts,
+    folders::Folders,
     health::{Pulse, watch_over},
     stream::{Hub, read_stream},
 };
@@ -71,6 +73,8 @@ pub(super) struct Server {
     pulse: Pulse,
     child: Child,
     started: Instant,
+    /// The same, as people tell time.
+    pub(super) started_at: DateTime<Utc>,
     kill_grace: Duration,
     /// Ends the tasks that belong to it.
     _tasks: DropGuard,
@@ -104,7 +108,13 @@ impl Server {
         let password = fresh_password();
         let launch = {
             let (plan, folders, setup) = (plan.clone(), folders.clone(), setup.clone());
-            tokio::task::spawn_blocking(move || plan.write(&folders).map(|()| plan.launch(&setup, &folders))).await
+            let write = move || {
+                plan.write(&folders)?;
+                let launch = plan.launch(&setup, &folders);
+                folders.hand_over(launch.run_as)?;
+                Ok(launch)
+            };
+            tokio::task::spawn_blocking(write).await
         };
         let launch = launch.map_err(|error| lost(format!("preparing opencode's folders failed: {error}")))?.map_err(
             |error: std::io::Error| AgentError {
@@ -121,6 +131,7 @@ impl Server {
             spec.args = ["serve", "--hostname", "127.0.0.1", "--port", &port.to_string()].map(Into::into).to_vec();
             spec.env = launch.environment_with(&password);
             spec.sandbox.clone_from(&launch.sandbox);
+            spec.run_as = launch.run_as;
             // One that is only asked a few things has nothing to go on with.
             spec.hand_over = project.and_then(|project| {
                 let (password, config_hash) = (password.clone(), config_hash.clone());
@@ -192,6 +203,7 @@ impl Server {
             pulse,
             child,
             started: Instant::now(),
+            started_at: Utc::now(),
             kill_grace: setup.timings.kill_grace,
             _tasks: stop.drop_guard(),
         }

@@ -93,6 +93,8 @@ pub(super) struct Watch {
     tool: Option<Instant>,
     /// Since when something is asked that nobody has answered.
     unanswered: Option<Instant>,
+    /// A person was asked, and has a deadline of their own.
+    person_asked: bool,
     stream_lost: bool,
     broken: Option<(Broken, Instant)>,
     aborts: u32,
@@ -165,6 +167,7 @@ impl Watch {
             repeats: 0,
             tool: None,
             unanswered: None,
+            person_asked: false,
             stream_lost: false,
             broken: None,
             aborts: 0,
@@ -274,6 +277,11 @@ impl Watch {
         self.unanswered = waits.then(|| self.unanswered.unwrap_or(now));
     }
 
+    /// Whether a person is asked something; somebody else sees to it that they do not take for ever.
+    pub(super) fn asks_person(&mut self, asks: bool) {
+        self.person_asked = asks;
+    }
+
     /// Whether what happens is told as it happens.
     pub(super) fn stream_is(&mut self, open: bool) {
         self.stream_lost = !open;
@@ -340,6 +348,7 @@ impl Watch {
             server_gone: false,
             stream_lost: self.stream_lost,
             unanswered: self.unanswered.map(age),
+            person_asked: self.person_asked,
             retry: self.retry.as_ref().map(|retry| RetrySigns {
                 attempt: retry.attempt,
                 age: age(retry.since),

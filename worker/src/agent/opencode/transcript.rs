@@ -283,7 +283,7 @@ fn rank(status: ToolStatus) -> u8 {
     }
 }
 
-fn step_usage(session: &str, message: &str, model: String, tokens: Tokens, cost: f64) -> StepUsage {
+pub(super) fn step_usage(session: &str, message: &str, model: String, tokens: Tokens, cost: f64) -> StepUsage {
     StepUsage {
         agent_session: session.to_owned(),
         message_id: message.to_owned(),
@@ -293,7 +293,8 @@ fn step_usage(session: &str, message: &str, model: String, tokens: Tokens, cost:
         reasoning_tokens: count(tokens.reasoning),
         cache_read_tokens: count(tokens.cache.read),
         cache_write_tokens: count(tokens.cache.write),
-        cost_usd: usd(cost),
+        // Nothing is what opencode says where it knows no price, too.
+        cost_usd: Some(usd(cost)).filter(|cost| !cost.is_zero()),
     }
 }
 
@@ -303,7 +304,17 @@ pub(super) fn usage_of(session: &str, message: &Message) -> Option<StepUsage> {
         return None;
     }
     let usage = step_usage(session, &message.id, message.model_name(), message.tokens, message.cost);
-    (usage.total_tokens() > 0 || !usage.cost_usd.is_zero() || message.finish.is_some()).then_some(usage)
+    (usage.total_tokens() > 0 || usage.cost_usd.is_some() || message.finish.is_some()).then_some(usage)
+}
+
+/// A step that was cut off before opencode knew what it cost: the provider has charged something all the same.
+pub(super) fn cut_off(session: &str, message: &Message) -> Option<StepUsage> {
+    let was_cut = match &message.error {
+        Some(error) => error.name == "MessageAbortedError",
+        None => !message.is_complete(),
+    };
+    (message.is_assistant() && was_cut)
+        .then(|| step_usage(session, &message.id, message.model_name(), message.tokens, message.cost))
 }
 
 /// The plan that a `todo.updated` holds.

@@ -10,10 +10,10 @@ use std::{
 
 use super::{
     client::{Client, ClientError, PAGE},
-    transcript::usage_of,
-    wire::{Message, MessageWithParts, Session},
+    transcript::{cut_off, step_usage, usage_of},
+    wire::{Message, MessageWithParts, Part, Session},
 };
-use crate::model::usage::StepUsage;
+use crate::model::{event::AgentEvent, usage::StepUsage};
 
 /// Conversations of one tree that are read at most.
 const MAX_SESSIONS: usize = 500;
@@ -26,11 +26,19 @@ pub(super) struct Tree {
     running_tools: HashMap<String, Instant>,
     /// Something was heard of a subagent.
     has_subagents: bool,
+    /// Steps of subagents that were told of.
+    steps: HashSet<String>,
 }
 
 impl Tree {
     pub(super) fn new(root: &str) -> Self {
-        Self { root: root.to_owned(), messages: BTreeMap::new(), running_tools: HashMap::new(), has_subagents: false }
+        Self {
+            root: root.to_owned(),
+            messages: BTreeMap::new(),
+            running_tools: HashMap::new(),
+            has_subagents: false,
+            steps: HashSet::new(),
+        }
     }
 
     /// Something was heard in a conversation of the tree.
@@ -56,6 +64,16 @@ impl Tree {
         } else {
             self.running_tools.remove(part);
         }
+    }
+
+    /// A step of a subagent that is over, once: what it cost is paid, however the turn ends.
+    pub(super) fn step(&mut self, session: &str, part: &Part) -> Option<AgentEvent> {
+        let message = self.messages.get(&(session.to_owned(), part.message.clone()))?;
+        if part.kind != "step-finish" || session == self.root || !self.steps.insert(part.id.clone()) {
+            return None;
+        }
+        let usage = step_usage(session, &part.message, message.model_name(), part.tokens, part.cost);
+        Some(AgentEvent::StepFinish { part: part.id.clone(), reason: part.reason.clone(), usage })
     }
 
     /// Since when the tool call runs that runs longest, anywhere in the tree.
@@ -92,7 +110,7 @@ impl Tree {
         Ok(has_changed)
     }
 
-    /// What each step since our message cost, the conversation's own first.
+    /// What each step since our message cost, the conversation's own first; those that were cut off too.
     pub(super) fn usage(&self, ours: &str) -> Vec<StepUsage> {
         let Some(since) = self.messages.get(&(self.root.clone(), ours.to_owned())).map(|message| message.time.created)
         else {
@@ -102,7 +120,7 @@ impl Tree {
             let messages = self.messages.iter().filter(move |((session, _), _)| (*session == self.root) == is_root);
             messages
                 .filter(move |(_, message)| message.time.created >= since)
-                .filter_map(|((session, _), message)| usage_of(session, message))
+                .filter_map(|((session, _), message)| usage_of(session, message).or_else(|| cut_off(session, message)))
         };
         of(true).chain(of(false)).collect()
     }

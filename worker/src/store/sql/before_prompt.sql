@@ -11,4 +11,4 @@ INSERT INTO millhand.agent_sessions (chat_id, agent, host_id, backend, external_
 SELECT chat_id, $2, $4, $3, $5, $6 FROM task
 ON CONFLICT (chat_id, agent, host_id) DO UPDATE
     SET external_id = excluded.external_id, config_hash = excluded.config_hash, status = 'active', last_active_at = now()
-RETURNING id
+RETURNING id, millhand.over_budget((SELECT task_id FROM lease))

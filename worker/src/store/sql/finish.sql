@@ -16,14 +16,15 @@ WITH lease AS (
                ELSE $5
            END AS state,
            p.on_failure = 'hold' AS holds,
-           u.tokens, u.cost_usd
+           u.tokens, u.cost_usd, u.unknown_steps
     FROM lease
     JOIN millhand.tasks t ON t.id = lease.task_id
     JOIN millhand.projects p ON p.name = t.project
     CROSS JOIN LATERAL (
         SELECT coalesce(sum(input_tokens + output_tokens + reasoning_tokens + cache_read_tokens + cache_write_tokens), 0)::bigint
                    AS tokens,
-               coalesce(sum(cost_usd), 0) AS cost_usd
+               coalesce(sum(cost_usd), 0) AS cost_usd,
+               count(*) FILTER (WHERE cost_usd IS NULL) AS unknown_steps
         FROM millhand.usage WHERE task_id = t.id
     ) u
 ), task AS (
@@ -40,6 +41,7 @@ WITH lease AS (
         error_message = CASE WHEN d.state = 'cancelled' THEN NULL ELSE $4 END,
         tokens = d.tokens,
         cost_usd = d.cost_usd,
+        unknown_steps = d.unknown_steps,
         finished_at = CASE WHEN d.state = 'pending' THEN NULL ELSE clock_timestamp() END
     FROM decided d WHERE t.id = d.id
     RETURNING t.id, t.session_id, t.state
@@ -50,11 +52,14 @@ WITH lease AS (
 ), superseded AS (
     UPDATE millhand.change_sets c SET state = 'superseded'
     FROM mine WHERE c.session_id = mine.session_id AND c.state = 'open'
+    RETURNING c.id
 ), opened AS (
     UPDATE millhand.change_sets c SET state = 'open' FROM mine WHERE c.id = mine.id
 ), changes_superseded AS (
     UPDATE millhand.pending_changes p SET state = 'superseded'
     FROM mine WHERE p.session_id = mine.session_id AND p.state = 'pending'
+      -- Always true. The change set is locked before its files, as by all who decide about them: else the two wait for each other.
+      AND (SELECT count(*) FROM superseded) >= 0
 ), changes_opened AS (
     UPDATE millhand.pending_changes p SET state = 'pending' FROM mine WHERE p.change_set_id = mine.id
 ), worktree AS (

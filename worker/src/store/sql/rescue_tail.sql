@@ -6,7 +6,12 @@
     SET ended_at = clock_timestamp(), outcome = 'lost', error_class = 'infrastructure_lost',
         error_message = lost.why
     FROM lost WHERE a.token = lost.token AND a.ended_at IS NULL
+    RETURNING a.id
+), withdrawn AS (
+    -- The attempt that goes on with the turn asks again.
+    UPDATE millhand.asks k SET state = 'withdrawn' FROM ended WHERE k.attempt_id = ended.id AND k.state = 'open'
 ), task AS (
+    -- It was due when it was claimed, and keeps its place: the turn that may be adopted is not kept waiting by a backlog.
     UPDATE millhand.tasks t
     SET state = CASE
             WHEN t.cancel_requested_at IS NOT NULL THEN 'cancelled'
@@ -17,7 +22,6 @@
             WHEN t.cancel_requested_at IS NULL AND t.infra_losses + lost.losses <= $2 THEN millhand.lane_of(t.session_id, t.agent)
         END,
         infra_losses = t.infra_losses + lost.losses,
-        run_at = now(),
         error_class = 'infrastructure_lost',
         error_message = lost.why,
         finished_at = CASE

@@ -1,5 +1,5 @@
 -- Worktrees with all that decides what becomes of them. Filters that are null are off.
--- $1 ids, $2 host, $3 project, $4 key of the project, $5 those that are gone too, $6 at most
+-- $1 ids, $2 host, $3 project, $4 key of the project, $5 those that are gone too, $6 at most, $7 behind this one
 SELECT w.*, s.state AS session_state, s.base_branch,
        EXISTS (SELECT 1 FROM millhand.leases l WHERE l.session_id = w.session_id) AS leased,
        EXISTS (SELECT 1 FROM millhand.tasks t WHERE t.session_id = w.session_id
@@ -11,4 +11,5 @@ SELECT w.*, s.state AS session_state, s.base_branch,
 FROM millhand.worktrees w LEFT JOIN millhand.sessions s ON s.id = w.session_id
 WHERE ($1::bigint[] IS NULL OR w.id = ANY ($1)) AND ($2::text IS NULL OR w.host_id = $2)
   AND ($3::text IS NULL OR w.project = $3) AND ($4::bigint IS NULL OR w.project_id = $4) AND ($5 OR w.state <> 'gone')
+  AND w.id > $7
 ORDER BY w.id LIMIT $6

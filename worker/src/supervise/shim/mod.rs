@@ -236,6 +236,8 @@ struct Shim {
     log: Option<BoundedLog>,
     /// When the worker has to be heard of again.
     deadline: Deadline,
+    /// Nobody may adopt it as it is now.
+    ends_with_worker: bool,
     /// Where the next worker can come in.
     door: Option<OpenDoor>,
     /// For those who come by the door.
@@ -275,6 +277,7 @@ impl Shim {
             open_outputs: 2,
             log,
             deadline,
+            ends_with_worker: false,
             door,
             inputs,
             worker: 0,
@@ -326,6 +329,7 @@ impl Shim {
     }
 
     fn live_until(&mut self, alive: Alive) {
+        self.ends_with_worker = alive.ends_with_worker();
         if let Err(error) = self.deadline.set(alive) {
             // Without a timer there is no switch: better no child than one that nobody watches.
             self.print(Stream::Stderr, format!("millhand shim: cannot set its timer: {error}"));
@@ -337,6 +341,10 @@ impl Shim {
     fn wait_for_the_next(&mut self) {
         if self.ending.is_some() {
             return;
+        }
+        if self.ends_with_worker {
+            // What it would still do, it would pay for.
+            return self.end(Duration::ZERO);
         }
         if self.door.is_none() || !self.deadline.is_set() {
             return self.end(self.grace);

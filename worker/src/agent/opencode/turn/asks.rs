@@ -1,51 +1,154 @@
-//! What a turn asks of people, permissions and questions, and what is answered: at once, by the project's policy.
+//! What a turn asks of people, permissions and questions: answered at once by the project's policy, or by a person, for whom the turn
+//! waits.
 
-use std::time::Instant;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 
 use super::{Cut, Turn};
 use crate::{
-    agent::opencode::{client::ClientError, stream::Subscription, wire::Ask},
-    model::event::AgentEvent,
+    agent::opencode::{
+        client::ClientError,
+        stream::Subscription,
+        wire::{Ask, Question as WireQuestion},
+    },
+    model::{
+        ask::{Answer, Asked, Decision, OpenAsk, Question, QuestionOption},
+        event::AgentEvent,
+    },
 };
 
+type Answers<'a> = FuturesUnordered<BoxFuture<'a, (OpenAsk, Decision)>>;
+
+/// Asks that people have not answered yet. The lock is never taken: it makes futures that only one can poll `Sync`.
+#[derive(Default)]
+pub(super) struct Unanswered<'a>(Mutex<Answers<'a>>);
+
+impl<'a> Unanswered<'a> {
+    fn answers(&mut self) -> &mut Answers<'a> {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next answer; none if nobody is asked.
+    pub(super) async fn next(&mut self) -> Option<(OpenAsk, Decision)> {
+        self.answers().next().await
+    }
+
+    /// Whether people are asked anything.
+    pub(super) fn waits(&mut self) -> bool {
+        !self.answers().is_empty()
+    }
+
+    /// Asks nothing any more.
+    pub(super) fn clear(&mut self) {
+        self.answers().clear();
+    }
+}
+
+impl From<Ask> for OpenAsk {
+    fn from(ask: Ask) -> Self {
+        Self { id: ask.id, asked: Asked::Permission { permission: ask.permission, patterns: ask.patterns } }
+    }
+}
+
+impl From<WireQuestion> for OpenAsk {
+    fn from(asked: WireQuestion) -> Self {
+        let questions = asked.questions.into_iter().map(|question| Question {
+            question: question.question,
+            multiple: question.multiple,
+            options: question
+                .options
+                .into_iter()
+                .map(|choice| QuestionOption { label: choice.label, description: choice.description })
+                .collect(),
+        });
+        Self { id: asked.id, asked: Asked::Questions(questions.collect()) }
+    }
+}
+
 impl Turn<'_> {
+    /// Answers what is open by the server's own list, as far as that was not done yet.
     pub(super) async fn answer_open_asks(&mut self, subscription: &Subscription) -> Result<(), Cut> {
         let (client, directory) = (&self.server.client, &self.session.directory);
         let read = async { tokio::try_join!(client.asks(directory), client.questions(directory)) };
         let (asks, questions) = self.lives(read).await?;
+        let asks = asks.into_iter().filter(|ask| subscription.owns(&ask.session)).map(OpenAsk::from);
+        let questions = questions.into_iter().filter(|asked| subscription.owns(&asked.session)).map(OpenAsk::from);
+        let open: Vec<OpenAsk> = asks.chain(questions).collect();
         let mut all_answered = true;
-        for ask in asks {
-            if subscription.owns(&ask.session) {
-                all_answered &= self.answer(ask).await;
-            }
-        }
-        for question in questions {
-            if subscription.owns(&question.session) {
-                all_answered &= self.reject_question(&question.id).await;
-            }
+        for ask in open {
+            all_answered &= self.answer(ask).await;
         }
         self.watch.waits_for_answer(!all_answered, Instant::now());
         Ok(())
     }
 
-    /// Answers a permission ask by the project's policy, at once: nobody is there to wait for. False if it still waits for an answer.
-    pub(super) async fn answer(&mut self, ask: Ask) -> bool {
+    /// Answers an ask by the project's policy, at once, or puts it before a person. False if the agent could not be told.
+    pub(super) async fn answer(&mut self, ask: OpenAsk) -> bool {
         if !self.answered.insert(ask.id.clone()) {
             return true;
         }
-        let reply = if self.session.project.allow_asks { "once" } else { "reject" };
-        if let Err(error) = self.server.client.answer_ask(&self.session.directory, &ask.id, reply).await {
+        if let Some(decision) = Decision::by_policy(self.session.project.asks, &ask) {
+            return self.reply(&ask, &decision).await;
+        }
+        self.tell(AgentEvent::Status { message: format!("waits for a person: {}", ask.summary()) }).await;
+        let desk = self.desk;
+        self.asked.answers().push(Box::pin(async move {
+            let decision = desk.decide(&ask).await;
+            (ask, decision)
+        }));
+        self.watch.asks_person(true);
+        true
+    }
+
+    /// A person has answered, or nobody in time.
+    pub(super) async fn decided(&mut self, ask: OpenAsk, decision: Decision) {
+        self.watch.asks_person(self.asked.waits());
+        // Where that fails, the ask is still open: it is found there, and its answer is known by then.
+        self.reply(&ask, &decision).await;
+        self.watch.heard(Instant::now());
+    }
+
+    /// Tells the agent. False if it still waits for the answer.
+    async fn reply(&mut self, ask: &OpenAsk, decision: &Decision) -> bool {
+        let (client, directory) = (&self.server.client, &self.session.directory);
+        let is_question = matches!(ask.asked, Asked::Questions(_));
+        let sent = match (&decision.answer, is_question) {
+            (Answer::Once, false) => client.answer_ask(directory, &ask.id, "once", None).await,
+            (Answer::Always, false) => client.answer_ask(directory, &ask.id, "always", None).await,
+            (Answer::Reject { message }, false) => {
+                client.answer_ask(directory, &ask.id, "reject", message.as_deref()).await
+            }
+            (Answer::Replies(replies), true) => client.answer_question(directory, &ask.id, replies).await,
+            // The database takes no answer that does not fit; should one come, it is a no.
+            (Answer::Replies(_), false) => client.answer_ask(directory, &ask.id, "reject", None).await,
+            (Answer::Once | Answer::Always | Answer::Reject { .. }, true) => {
+                client.reject_question(directory, &ask.id).await
+            }
+        };
+        if let Err(error) = sent {
             tracing::debug!(ask = %ask.id, %error, "answering an ask failed");
             return self.is_settled(&ask.id, &error);
         }
-        if reply == "reject" {
-            self.watch.ask_rejected();
-            let what = if ask.patterns.is_empty() { String::new() } else { format!(" ({})", ask.patterns.join(", ")) };
-            let message = format!("the agent asked for the permission \"{}\"{what} and was refused", ask.permission);
+        match (&decision.answer, is_question) {
+            (Answer::Reject { .. }, true) => self.watch.question_rejected(),
+            // With a message the agent goes on.
+            (Answer::Reject { message: None }, false) => self.watch.ask_rejected(),
+            _ => {}
+        }
+        if let Some(message) = decision.warning(ask) {
             self.tell(AgentEvent::Warning { message }).await;
         }
-        let Ask { id, permission, patterns, .. } = ask;
-        self.tell(AgentEvent::Ask { id, permission, patterns, answer: reply.to_owned() }).await;
+        let (permission, patterns) = match &ask.asked {
+            Asked::Permission { permission, patterns } => (permission.clone(), patterns.clone()),
+            Asked::Questions(questions) => {
+                ("question".to_owned(), questions.iter().map(|question| question.question.clone()).collect())
+            }
+        };
+        self.tell(AgentEvent::Ask { id: ask.id.clone(), permission, patterns, answer: decision.in_words() }).await;
         true
     }
 
@@ -58,20 +161,5 @@ impl Turn<'_> {
             self.watch.waits_for_answer(true, Instant::now());
         }
         is_settled
-    }
-
-    /// Rejects a question. False if it still waits for an answer.
-    pub(super) async fn reject_question(&mut self, id: &str) -> bool {
-        if !self.answered.insert(id.to_owned()) {
-            return true;
-        }
-        if let Err(error) = self.server.client.reject_question(&self.session.directory, id).await {
-            tracing::debug!(question = id, %error, "rejecting a question failed");
-            return self.is_settled(id, &error);
-        }
-        self.watch.question_rejected();
-        let message = "the agent asked a question, which nobody is there to answer".to_owned();
-        self.tell(AgentEvent::Warning { message }).await;
-        true
     }
 }

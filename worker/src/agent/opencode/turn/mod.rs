@@ -25,7 +25,7 @@ use super::{
     wire::{Event, MessageWithParts, RawEvent, Status},
 };
 use crate::{
-    agent::{AgentSession, Prompt, TurnReport},
+    agent::{AgentSession, AskDesk, Prompt, TurnReport},
     config::Timings,
     model::{event::AgentEvent, outcome::Ending},
 };
@@ -33,6 +33,8 @@ use crate::{
 mod asks;
 mod look;
 mod messages;
+
+use asks::Unanswered;
 
 /// Times that a prompt is posted when no answer comes: the same ids make that harmless.
 const POSTS: usize = 3;
@@ -56,7 +58,12 @@ pub(super) struct Turn<'a> {
     unanswered_looks: u32,
     /// Assistant messages heard of, and whether their finish was.
     finished: std::collections::HashMap<String, bool>,
+    /// Asks that were answered, or put before a person.
     answered: HashSet<String>,
+    /// What people are asked.
+    desk: &'a dyn AskDesk,
+    /// Those who have not answered yet.
+    asked: Unanswered<'a>,
     /// Only a full GET tells what happened.
     must_read: bool,
     /// Nothing was lost so far: all that happened was heard.
@@ -71,9 +78,10 @@ pub(super) struct Turn<'a> {
 }
 
 /// What a turn needs beside the server and the prompt.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct TurnSetup<'a> {
     pub(super) timings: &'a Timings,
+    pub(super) desk: &'a dyn AskDesk,
     pub(super) show_reasoning: bool,
 }
 
@@ -118,6 +126,8 @@ pub(super) async fn run(
         unanswered_looks: 0,
         finished: std::collections::HashMap::new(),
         answered: HashSet::new(),
+        desk: setup.desk,
+        asked: Unanswered::default(),
         must_read: false,
         heard_all: prompt.is_new,
         was_left: running.was_left,
@@ -303,6 +313,10 @@ impl Turn<'_> {
                 self.abort(Broken::Stopped).await;
                 Ok(())
             }
+            Some((ask, decision)) = self.asked.next() => {
+                self.decided(ask, decision).await;
+                Ok(())
+            }
             delivery = subscription.next() => {
                 match delivery {
                     Delivery::Event(event) => self.take(event).await,
@@ -328,6 +342,9 @@ impl Turn<'_> {
         if let Err(error) = client.abort(&self.session.id, directory).await {
             tracing::warn!(session = %self.session.id, %error, "aborting a turn failed");
         }
+        // What was asked needs no answer any more.
+        self.asked.clear();
+        self.watch.asks_person(false);
         self.watch.broke(why, Instant::now());
     }
 
@@ -346,6 +363,8 @@ impl Turn<'_> {
                 self.watch.progressed();
                 if is_root {
                     self.transcript.part(&part, &mut told);
+                } else {
+                    told.extend(event.session.as_deref().and_then(|session| self.tree.step(session, &part)));
                 }
             }
             Event::Delta { message, part, field, delta } => {
@@ -369,8 +388,8 @@ impl Turn<'_> {
                 self.cold = None;
                 self.watch.error(error, now);
             }
-            Event::Ask(ask) => drop(self.answer(ask).await),
-            Event::Question(question) => drop(self.reject_question(&question.id).await),
+            Event::Ask(ask) => drop(self.answer(ask.into()).await),
+            Event::Question(asked) => drop(self.answer(asked.into()).await),
             Event::Plan(items) if is_root => told.push(plan(items)),
             Event::Compacted => {
                 told.push(AgentEvent::Status {

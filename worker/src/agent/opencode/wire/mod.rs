@@ -258,6 +258,28 @@ pub(in crate::agent::opencode) struct Question {
     pub(in crate::agent::opencode) id: String,
     #[serde(rename = "sessionID")]
     pub(in crate::agent::opencode) session: String,
+    #[serde(default, deserialize_with = "lenient")]
+    pub(in crate::agent::opencode) questions: Vec<QuestionInfo>,
+}
+
+/// One of the questions that are asked together.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(in crate::agent::opencode) struct QuestionInfo {
+    #[serde(default, deserialize_with = "lenient")]
+    pub(in crate::agent::opencode) question: String,
+    #[serde(default, deserialize_with = "lenient")]
+    pub(in crate::agent::opencode) options: Vec<QuestionChoice>,
+    #[serde(default, deserialize_with = "lenient")]
+    pub(in crate::agent::opencode) multiple: bool,
+}
+
+/// An answer that the agent proposes.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(in crate::agent::opencode) struct QuestionChoice {
+    #[serde(default, deserialize_with = "lenient")]
+    pub(in crate::agent::opencode) label: String,
+    #[serde(default, deserialize_with = "lenient")]
+    pub(in crate::agent::opencode) description: String,
 }
 
 /// A conversation.
