@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use owo_colors::OwoColorize as _;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     Context,
@@ -33,10 +34,12 @@ pub(super) async fn attach(context: &Context, arguments: &Attach) -> Outcome {
 pub(super) async fn follow(context: &Context, store: &Store, task: TaskId, reasoning: bool) -> Outcome {
     let mut follower = Follower::new(store.clone(), task, context.window());
     let mut view = View::new(context.screen, reasoning);
+    // Listened to from here to the end: one that comes while something is being shown counts too.
+    let mut interrupts = signal(SignalKind::interrupt())?;
     loop {
         let news = tokio::select! {
             news = follower.next() => news?,
-            _ = tokio::signal::ctrl_c() => {
+            _ = interrupts.recv() => {
                 view.settle()?;
                 context.screen.note(&format!("Detached; {task} goes on. Attach again: millhand attach {task}"));
                 return Ok(Exit::Detached);
