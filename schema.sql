@@ -20,7 +20,7 @@ CREATE SCHEMA IF NOT EXISTS millhand;
 COMMENT ON SCHEMA millhand IS 'The queue, the sessions and the results of Millhand, a worker for coding agents.';
 
 CREATE FUNCTION millhand.oldest_program() RETURNS int
-LANGUAGE sql IMMUTABLE SET search_path = millhand, pg_catalog, pg_temp AS $$ SELECT 15 $$;
+LANGUAGE sql IMMUTABLE SET search_path = millhand, pg_catalog, pg_temp AS $$ SELECT 20 $$;
 COMMENT ON FUNCTION millhand.oldest_program() IS 'Newest migration that a program must at least know to work with this schema. A worker that knows less lets its turns end and stops.';
 
 -- ---------------------------------------------------------------------------------------------
@@ -164,7 +164,8 @@ CREATE TABLE millhand.tasks (
     started_at          timestamptz,
     finished_at         timestamptz,
     unknown_steps       bigint NOT NULL DEFAULT 0,
-    merge_commit        text CONSTRAINT tasks_merge_commit CHECK (merge_commit ~ '^[0-9a-f]{40}$')
+    merge_commit        text CONSTRAINT tasks_merge_commit CHECK (merge_commit ~ '^[0-9a-f]{40}$'),
+    merge_branch        text
 );
 CREATE UNIQUE INDEX tasks_one_head ON millhand.tasks (session_id) WHERE state IN ('pending', 'running', 'blocked');
 CREATE INDEX tasks_claim ON millhand.tasks (lane, priority, run_at, id) WHERE state = 'pending';
@@ -216,6 +217,7 @@ COMMENT ON COLUMN millhand.tasks.started_at IS 'When its newest attempt was clai
 COMMENT ON COLUMN millhand.tasks.finished_at IS 'When it came to rest: completed, failed, blocked or cancelled.';
 COMMENT ON COLUMN millhand.tasks.unknown_steps IS 'Steps of all its attempts whose cost nobody knows, which cost_usd therefore lacks.';
 COMMENT ON COLUMN millhand.tasks.merge_commit IS 'Commit that is merged into the worktree before the turn, conflicts and all, and that the session is measured against from then on; null: none.';
+COMMENT ON COLUMN millhand.tasks.merge_branch IS 'Branch that merge_commit is of; null: the one that the session started from.';
 
 CREATE TABLE millhand.nudges (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

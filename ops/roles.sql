@@ -91,7 +91,7 @@ GRANT EXECUTE ON FUNCTION
 -- people's tasks there are the id, for RETURNING, and the key, for ON CONFLICT.
 GRANT INSERT (project, session_id, chat_id, prompt, agent, model, variant, priority, run_at, max_attempts, idempotency_key, parent_task_id)
     ON millhand.tasks TO millhand_enqueue, millhand_reviewer;
-GRANT INSERT (merge_commit) ON millhand.tasks TO millhand_reviewer;
+GRANT INSERT (merge_commit, merge_branch) ON millhand.tasks TO millhand_reviewer;
 GRANT SELECT (id, session_id, chat_id, idempotency_key) ON millhand.tasks TO millhand_enqueue;
 
 -- Reviewing: by functions that know the rules, and by notes.

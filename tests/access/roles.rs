@@ -70,7 +70,7 @@ const COLUMNS: &[(&str, &str, &str, &str)] = &[
         "tasks",
         "INSERT",
         "reviewer",
-        "agent chat_id idempotency_key max_attempts merge_commit model parent_task_id priority project prompt run_at session_id variant",
+        "agent chat_id idempotency_key max_attempts merge_branch merge_commit model parent_task_id priority project prompt run_at session_id variant",
     ),
     (
         "tasks",

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use millhand::{store::forecasts::ForecastRow, worktrees::Taking};
+use millhand::{actions::Target, store::forecasts::ForecastRow, worktrees::Taking};
 use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 
 use super::{Rig, only, write};
@@ -179,7 +179,7 @@ async fn a_conflict_is_merged_into_the_worktree_and_what_was_resolved_applies() 
             fs::remove_file(path.join("docs/c.md")).expect("remove");
         })
         .await;
-    let refused = rig.applier.prompt_of_conflicts(session, None).await.expect_err("nothing conflicts");
+    let refused = rig.applier.prompt_of_conflicts(session, Target::Base, None).await.expect_err("nothing conflicts");
     assert!(refused.to_string().contains("nothing of s1 conflicts with main"), "{refused}");
     rig.commit("README.md", &LINES.replace("six", "sechs"));
     rig.write("src/b.txt", "theirs\n");
@@ -225,6 +225,32 @@ async fn a_conflict_is_merged_into_the_worktree_and_what_was_resolved_applies() 
     rig.apply(session).await;
     assert_eq!(rig.read("README.md").as_deref(), Some(&*LINES.replace("six", "sechs, SIX")));
     assert_eq!((rig.read("src/b.txt").as_deref(), rig.read("docs/c.md")), (Some("theirs\n"), None));
+}
+
+/// The session's own branch has moved on from it, so that its tip is in the history of the base.
+#[tokio::test]
+async fn a_conflict_with_another_branch_goes_to_the_agent_too() {
+    let rig = Rig::new().await;
+    rig.user(&["branch", "release"]);
+    rig.commit("README.md", &LINES.replace("six", "sechs"));
+    let session = rig.readme("six", "SIX, after").await;
+    let s = format!("s{session}");
+    let asked = rig.program(&["apply", &s, "--to", "release"]).output().await.expect("ran");
+    let told = String::from_utf8_lossy(&asked.stderr).into_owned();
+    assert!(!asked.status.success() && told.contains(&format!("millhand send {s} --conflicts --to release")), "{told}");
+
+    let sent = rig.program(&["send", &s, "--conflicts", "--to", "release", "--detach"]).output().await.expect("ran");
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    let row = &rig.sql("SELECT merge_commit, merge_branch, prompt FROM millhand.tasks WHERE id = 2").await[0];
+    let (commit, branch, prompt): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+    assert_eq!((commit, branch.as_str()), (rig.user(&["rev-parse", "release"]), "release"));
+    assert!(prompt.contains("The branch release has moved on") && prompt.contains("- README.md"), "{prompt}");
+
+    let none = rig.program(&["send", &s, "--conflicts", "--to", "nowhere", "--detach"]).output().await.expect("ran");
+    let told = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(!none.status.success() && told.contains("the branch nowhere is not there"), "{told}");
+    let alone = rig.program(&["send", &s, "more", "--to", "release", "--detach"]).output().await.expect("ran");
+    assert!(String::from_utf8_lossy(&alone.stderr).contains("--conflicts"), "--to is for conflicts");
 }
 
 #[tokio::test]

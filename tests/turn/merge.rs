@@ -67,6 +67,35 @@ async fn a_worker_forecasts_a_conflict_and_its_agent_resolves_it_on_the_branch()
     Ok(())
 }
 
+/// A branch that the session's own has left behind: its tip is in the history of the base, and is merged all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_branch_is_merged_even_if_the_base_has_it_in_its_history() -> Result<()> {
+    let world = World::with_files(&[("edits", EDITS), ("resolves", RESOLVES)], &[("README.md", "hello\n")]).await?;
+    let release = git(&world.repository(), &["rev-parse", "HEAD"])?;
+    git(&world.repository(), &["branch", "release"])?;
+    std::fs::write(world.repository().join("README.md"), "hello\nmain\n")?;
+    git(&world.repository(), &["commit", "-qam", "on main only"])?;
+    let task = world.queue_for("edits", "Edit it").await?;
+    let host = world.start().await?;
+    assert_eq!(world.settled(task).await?, "completed");
+
+    let insert = format!(
+        "INSERT INTO millhand.tasks (session_id, prompt, model, merge_commit, merge_branch) \
+         SELECT session_id, 'Resolve it', 'scripted/resolves', '{release}', 'release' FROM millhand.tasks WHERE id = {task} RETURNING id"
+    );
+    let resolving = world.one(&insert).await?;
+    assert_eq!(world.settled(resolving).await?, "completed");
+    let patch = String::from_utf8(world.patch(resolving).await?)?;
+    ensure!(patch.contains(" hello\n+main\n+agent\n") && !patch.contains("<<<<<<<"), "on top of the release: {patch}");
+    let said = format!(
+        "SELECT count(*) FROM millhand.turn_events e JOIN millhand.attempts a ON a.id = e.attempt_id \
+         WHERE a.task_id = {resolving} AND e.data::text LIKE '%of release was merged into the worktree%'"
+    );
+    assert_eq!(world.one::<i64>(&said).await?, 1);
+    stop(host).await;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_is_gone_is_said_and_the_work_stays() -> Result<()> {
     let (world, task) = edited().await?;

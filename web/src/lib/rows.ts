@@ -62,6 +62,7 @@ export type RetryRequest = Schemas['RetryRequest'];
 export type RollbackRequest = Schemas['RollbackRequest'];
 export type SendRequest = Schemas['SendRequest'];
 export type SendBackRequest = Schemas['SendBackRequest'];
+export type SendConflictsRequest = Schemas['SendConflictsRequest'];
 export type SetProjectRequest = Schemas['SetProjectRequest'];
 export type SetWebhookRequest = Schemas['SetWebhookRequest'];
 

@@ -4,7 +4,11 @@
 //! Everything is merged in the mirror, in the way that an apply merges it, and nothing is moved. What is said holds for the branch as it was then, and
 //! an apply looks again.
 
-use super::{ActionError, Applier, ApplyRequest, Result, apply::refused, no_session, open_changes};
+use super::{
+    ActionError, Applier, ApplyRequest, Result, Target,
+    apply::{Goal, refused},
+    no_session, open_changes,
+};
 use crate::{
     git::{Merged, Mirror, SourceKind},
     model::{
@@ -44,6 +48,8 @@ pub struct ConflictPrompt {
     pub prompt: String,
     /// The commit that is merged into the worktree before the turn.
     pub merge_commit: String,
+    /// Branch that it is of; none: the session's own.
+    pub merge_branch: Option<String>,
     /// A key that queues it once.
     pub key: String,
 }
@@ -266,16 +272,21 @@ impl Applier {
         Ok(())
     }
 
-    /// What conflicts between a session's open change set and its branch, as a prompt for its agent.
-    pub async fn prompt_of_conflicts(&self, session_id: i64, more: Option<&str>) -> Result<ConflictPrompt> {
-        let session = self.store.session(session_id).await?.ok_or_else(|| no_session(session_id))?;
+    /// What conflicts between a session's open change set and a branch, as a prompt for its agent.
+    pub async fn prompt_of_conflicts(
+        &self,
+        session_id: i64,
+        target: Target,
+        more: Option<&str>,
+    ) -> Result<ConflictPrompt> {
+        self.store.session(session_id).await?.ok_or_else(|| no_session(session_id))?;
         let found = open_changes(&self.store, AnyId::Session(SessionId(session_id))).await?;
         let set = found.set;
         let project = super::project_named(&self.store, &set.project).await?;
         // Said in the same words as for an apply.
-        self.goal(project.clone(), &set, &ApplyRequest::default()).await?;
+        let request = ApplyRequest { target, ..ApplyRequest::default() };
+        let Goal { branch, is_base, .. } = self.goal(project.clone(), &set, &request).await?;
         self.git.ensure_mirror(project.id, &project.source, None).await?;
-        let branch = session.base_branch.or_else(|| project.base_branch.clone()).unwrap_or_default();
         let mirror = self.mirror(&project, &set).await?;
         let Some(tip) = self.git.mirrored_tip(&mirror, &branch).await? else {
             return refused(
@@ -286,9 +297,10 @@ impl Applier {
         let from = self.merge_from(&set, &mirror, Some(&tip)).await?;
         let Merged::Conflicts { conflicts, .. } = self.git.merge(&mirror, &from, Some(&tip), &set.tree_id).await?
         else {
+            let to = if is_base { String::new() } else { format!(" --to {branch}") };
             return refused(
                 format!("nothing of {} conflicts with {branch}", SessionId(session_id)),
-                format!("apply it: millhand apply {}", SessionId(session_id)),
+                format!("apply it: millhand apply {}{to}", SessionId(session_id)),
             );
         };
         let told: Vec<_> =
@@ -297,6 +309,7 @@ impl Applier {
             prompt: conflict_prompt(&branch, &tip, &told, more),
             key: format!("conflict-s{session_id}-c{}-{tip}", set.id),
             merge_commit: tip,
+            merge_branch: (!is_base).then_some(branch),
         })
     }
 }

@@ -86,8 +86,10 @@ pub enum ActionError {
     /// The changes cannot be merged with the branch; nothing was changed.
     #[error("{}", decide::conflicts_in_words(.branch, .conflicts))]
     Conflicts {
-        /// The session whose agent can resolve it: its own branch is what the changes conflict with.
+        /// The session whose agent can resolve it.
         session: Option<SessionId>,
+        /// It is the branch that the session started from.
+        is_base: bool,
         /// The branch.
         branch: String,
         /// Where.

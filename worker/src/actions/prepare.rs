@@ -87,7 +87,9 @@ impl Applier {
             Merged::Clean(merged) => merged,
             Merged::Conflicts { conflicts, .. } => {
                 return Err(ActionError::Conflicts {
-                    session: set.session_id.filter(|_| goal.is_base).map(SessionId),
+                    // What is only in a remote, the mirror does not have.
+                    session: set.session_id.filter(|_| goal.is_base || !request.push).map(SessionId),
+                    is_base: goal.is_base,
                     branch: goal.branch.clone(),
                     conflicts,
                 });

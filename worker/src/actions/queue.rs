@@ -28,6 +28,8 @@ pub struct TaskRequest {
     pub idempotency_key: Option<String>,
     /// Commit that is merged into the session's worktree before the turn.
     pub merge_commit: Option<String>,
+    /// Branch that it is of; none: the session's own.
+    pub merge_branch: Option<String>,
 }
 
 /// Which chat of a session.
@@ -103,6 +105,7 @@ async fn insert(store: &Store, place: NewTask<'_>, request: &TaskRequest) -> Res
         priority: request.priority,
         idempotency_key: &key,
         merge_commit: request.merge_commit.as_deref(),
+        merge_branch: request.merge_branch.as_deref(),
         ..place
     };
     // A lost reply leaves open whether it is in the queue; the key makes asking again harmless.

@@ -125,6 +125,7 @@ mod tests {
             holds_line: false,
             unknown_steps: 0,
             merge_commit: None,
+            merge_branch: None,
             place,
         }
     }

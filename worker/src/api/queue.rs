@@ -15,7 +15,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    actions::{self, Acted, InboxFilter, Queued, RetryWith, TaskRequest},
+    actions::{self, Acted, InboxFilter, Queued, RetryWith, Target, TaskRequest},
     store::reads::TaskRow,
 };
 
@@ -87,7 +87,7 @@ pub(super) async fn create(
     Body(asked): Body<NewTaskRequest>,
 ) -> Result<Response, Problem> {
     let NewTaskRequest { project, prompt, agent, model, variant, priority } = asked;
-    let request = TaskRequest { prompt, agent, model, variant, priority, idempotency_key, merge_commit: None };
+    let request = TaskRequest { prompt, agent, model, variant, priority, idempotency_key, ..TaskRequest::default() };
     let done = actions::enqueue(&api.store, &project, &request).await?;
     let is_there = done.task.project == project;
     queued(done, &request.prompt, is_there)
@@ -111,7 +111,7 @@ pub(super) async fn send(
         (Some(chat), false) => actions::Chat::Existing(chat.0),
         (Some(_), true) => return Err(Problem::bad("chat and new_chat exclude one another")),
     };
-    let request = TaskRequest { prompt, agent, model, variant, priority, idempotency_key, merge_commit: None };
+    let request = TaskRequest { prompt, agent, model, variant, priority, idempotency_key, ..TaskRequest::default() };
     let done = actions::send(&api.store, id.0, chat, &request).await?;
     let is_there = done.task.session_id == id.0;
     queued(done, &request.prompt, is_there)
@@ -121,6 +121,20 @@ pub(super) async fn send(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SendBackRequest {
+    /// Something to ask besides.
+    prompt: Option<String>,
+    /// Agent, with a mode of its own behind a slash; left out: the project's.
+    agent: Option<String>,
+    /// Model (provider/model); left out: the project's, else the agent's.
+    model: Option<String>,
+}
+
+/// Which conflict to send, and what besides.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SendConflictsRequest {
+    /// The branch that is merged; left out: the one that the session started from.
+    branch: Option<String>,
     /// Something to ask besides.
     prompt: Option<String>,
     /// Agent, with a mode of its own behind a slash; left out: the project's.
@@ -152,21 +166,24 @@ pub(super) async fn send_review(
     Ok(created(format!("/api/tasks/{}", task.id), task))
 }
 
-/// Queue a session's conflict with its branch as its next prompt, with the branch merged into its worktree.
-#[utoipa::path(post, path = "/api/sessions/{id}/conflicts", tag = "sessions", request_body = SendBackRequest,
+/// Queue a session's conflict with a branch as its next prompt, with the branch merged into its worktree.
+#[utoipa::path(post, path = "/api/sessions/{id}/conflicts", tag = "sessions", request_body = SendConflictsRequest,
     params(("id" = String, Path, description = "The session: s7, or 7")), responses((status = 201, description = "Queued", body = TaskRow)))]
 pub(super) async fn send_conflicts(
     State(api): State<Api>,
     At(id): At<Id<Session>>,
-    Body(asked): Body<SendBackRequest>,
+    Body(asked): Body<SendConflictsRequest>,
 ) -> Result<Response, Problem> {
-    let conflict = api.applier.prompt_of_conflicts(id.0, asked.prompt.as_deref()).await?;
+    let SendConflictsRequest { branch, prompt, agent, model } = asked;
+    let target = branch.map_or(Target::Base, Target::Branch);
+    let conflict = api.applier.prompt_of_conflicts(id.0, target, prompt.as_deref()).await?;
     let request = TaskRequest {
         prompt: conflict.prompt,
-        agent: asked.agent,
-        model: asked.model,
+        agent,
+        model,
         idempotency_key: Some(conflict.key),
         merge_commit: Some(conflict.merge_commit),
+        merge_branch: conflict.merge_branch,
         ..TaskRequest::default()
     };
     let task = actions::send(&api.store, id.0, actions::Chat::First, &request).await?.task;

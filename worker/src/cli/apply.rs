@@ -66,7 +66,7 @@ pub(super) async fn apply(context: &Context, arguments: Apply) -> Outcome {
     drop(progress);
     match applied {
         Ok(applied) => report(context, &shown(arguments.id), &applied),
-        Err(ActionError::Conflicts { session, branch, conflicts }) => {
+        Err(ActionError::Conflicts { session, is_base, branch, conflicts }) => {
             for conflict in &conflicts {
                 let fields = json!({ "branch": branch, "path": conflict.path, "message": conflict.message });
                 context.screen.object("conflict", &fields)?;
@@ -77,7 +77,7 @@ pub(super) async fn apply(context: &Context, arguments: Apply) -> Outcome {
                     safe_line(&conflict.message).style(dim())
                 ))?;
             }
-            Err(ActionError::Conflicts { session, branch, conflicts }.into())
+            Err(ActionError::Conflicts { session, is_base, branch, conflicts }.into())
         }
         Err(error) => Err(error.into()),
     }

@@ -228,6 +228,7 @@ Examples:
   millhand send s7 --review                            your comments on its changes (millhand review --comment)
   millhand send s7 --review \"Then run the tests\"      and something besides
   millhand send s7 --conflicts                         what conflicts with its branch, to be resolved
+  millhand send s7 --conflicts --to release            what conflicts with another branch
 
 The session's tasks run one after another in one worktree, in the order they were sent.")]
 pub(super) struct Send {
@@ -246,6 +247,9 @@ pub(super) struct Send {
     /// Merge the branch into the session's worktree, and send what conflicts with its changes, before the prompt
     #[arg(long, conflicts_with = "review")]
     pub(super) conflicts: bool,
+    /// The branch that --conflicts merges [default: the one that the session started from]
+    #[arg(long, value_name = "BRANCH", requires = "conflicts")]
+    pub(super) to: Option<String>,
     /// Chat of the session: an id, or new [default: the first]
     #[arg(long, value_name = "ID|new", value_parser = parse_chat)]
     pub(super) chat: Option<ChatChoice>,

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::text::safe_line;
 use crate::{actions::ActionError, config::ConfigError, git::GitError, store::StoreError};
 
 /// The exit codes, which scripts rely on.
@@ -84,8 +85,10 @@ impl From<ActionError> for Failure {
             ActionError::NotFound { what, hint } => {
                 Self { exit: Exit::NotFound, code: "not_found", message: what, hint: Some(hint) }
             }
-            ref error @ ActionError::Conflicts { session, .. } => {
-                let send = session.map(|id| format!("have the agent resolve it: millhand send {id} --conflicts; or "));
+            ref error @ ActionError::Conflicts { session, is_base, ref branch, .. } => {
+                let to = if is_base { String::new() } else { format!(" --to {}", safe_line(branch)) };
+                let send =
+                    session.map(|id| format!("have the agent resolve it: millhand send {id} --conflicts{to}; or "));
                 let rest = "apply the other files: --only PATH";
                 Self {
                     exit: Exit::NeedsPerson,

@@ -18,7 +18,7 @@ use super::{
     text::safe_line,
 };
 use crate::{
-    actions::{self, Acted, Chat, TaskRequest},
+    actions::{self, Acted, Chat, Target, TaskRequest},
     model::ids::{AnyId, ChatId, SessionId, TaskId},
     store::{Store, reads::TaskRow},
 };
@@ -60,9 +60,12 @@ pub(super) async fn send(context: &Context, arguments: Send) -> Outcome {
         }
     };
     if arguments.conflicts {
-        let conflict = applier(context, &database).await?.prompt_of_conflicts(session, prompt.as_deref()).await?;
+        let target = arguments.to.map_or(Target::Base, Target::Branch);
+        let applier = applier(context, &database).await?;
+        let conflict = applier.prompt_of_conflicts(session, target, prompt.as_deref()).await?;
         let mut request = request(conflict.prompt, &arguments.options);
         request.merge_commit = Some(conflict.merge_commit);
+        request.merge_branch = conflict.merge_branch;
         request.idempotency_key.get_or_insert(conflict.key);
         let task = actions::send(store, session, chat, &request).await?.task;
         return queued(context, store, &task, &arguments.options).await;
@@ -96,6 +99,7 @@ fn request(prompt: String, options: &TaskOptions) -> TaskRequest {
         priority: options.priority,
         idempotency_key: options.idempotency_key.clone(),
         merge_commit: None,
+        merge_branch: None,
     }
 }
 

@@ -30,6 +30,8 @@ pub struct NewTask<'a> {
     pub idempotency_key: &'a str,
     /// Commit that is merged into the worktree before the turn.
     pub merge_commit: Option<&'a str>,
+    /// Branch that it is of; none: the session's own.
+    pub merge_branch: Option<&'a str>,
 }
 
 /// Which chat a task goes to.
@@ -133,6 +135,7 @@ impl Store {
                     &task.priority,
                     &task.idempotency_key,
                     &task.merge_commit,
+                    &task.merge_branch,
                 ],
             )
             .await?;

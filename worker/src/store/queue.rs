@@ -43,6 +43,8 @@ pub struct Claimed {
     pub message_id: Option<String>,
     /// Commit that is merged into the worktree before the turn.
     pub merge_commit: Option<String>,
+    /// Branch that it is of; none: the one that the session started from.
+    pub merge_branch: Option<String>,
     /// Title of the session.
     pub title: String,
     /// Branch that the session starts or started from.
@@ -88,6 +90,7 @@ fn claimed(row: &Row) -> Claimed {
         },
         message_id: row.get("message_id"),
         merge_commit: row.get("merge_commit"),
+        merge_branch: row.get("merge_branch"),
         title: row.get("title"),
         base_branch: row.get("base_branch"),
         base_commit: row.get("base_commit"),

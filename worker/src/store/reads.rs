@@ -47,6 +47,7 @@ pub struct TaskRow {
     pub holds_line: bool,
     pub unknown_steps: i64,
     pub merge_commit: Option<String>,
+    pub merge_branch: Option<String>,
     /// What its line and its host are.
     #[serde(skip)]
     pub place: TaskPlace,
@@ -97,6 +98,7 @@ fn task(row: &Row) -> TaskRow {
         holds_line: row.get("holds_line"),
         unknown_steps: row.get("unknown_steps"),
         merge_commit: row.get("merge_commit"),
+        merge_branch: row.get("merge_branch"),
         place: TaskPlace {
             needs_host: row.get("needs_host"),
             head: row.get::<_, Option<i64>>("head_id").zip(row.get("head_state")),

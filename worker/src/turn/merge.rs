@@ -30,12 +30,17 @@ pub(super) async fn merge_in(
             })?
         }
     };
-    // It may have come there otherwise, such as by an apply.
-    if worktree.base_commit != *commit && turns.git.is_in_history(&mirror, commit, &worktree.base_commit).await? {
+    // It may have come there otherwise, such as by an apply. Another branch may be behind the session's own, and is what it is to be on then.
+    let is_other = claimed.merge_branch.is_some();
+    if !is_other
+        && worktree.base_commit != *commit
+        && turns.git.is_in_history(&mirror, commit, &worktree.base_commit).await?
+    {
         return Ok((mirror, worktree));
     }
     let is_new = worktree.base_commit != *commit;
-    let onto = Base { branch: claimed.base_branch.clone(), commit: commit.clone() };
+    let branch = claimed.merge_branch.as_ref().or(claimed.base_branch.as_ref());
+    let onto = Base { branch: branch.cloned(), commit: commit.clone() };
     let taking = Taking { token: lease.token(), session_id: claimed.session_id };
     let merge = || async {
         match turns.worktrees.merge(taking, &mirror, &worktree, &onto).await {
@@ -46,8 +51,8 @@ pub(super) async fn merge_in(
     let merged = persist(lease, merge).await??;
     if is_new {
         turns.hand_over(&merged).await?;
-        let branch = claimed.base_branch.as_deref().unwrap_or("it");
-        let message = format!("{} of {branch} was merged into the worktree", &commit[..commit.len().min(12)]);
+        let of = branch.map(|branch| format!(" of {branch}")).unwrap_or_default();
+        let message = format!("{}{of} was merged into the worktree", &commit[..commit.len().min(12)]);
         transcript.say(AgentEvent::Status { message }).await;
     }
     Ok((mirror, merged))

@@ -30,7 +30,7 @@ WITH picked AS MATERIALIZED (
     RETURNING id, task_id
 )
 SELECT b.id AS attempt_id, c.id AS task_id, c.last_attempt AS number, c.token, c.session_id, c.chat_id, c.prompt,
-       c.agent, c.model, c.variant, c.attempts, c.max_attempts, c.infra_losses, c.message_id, c.merge_commit,
+       c.agent, c.model, c.variant, c.attempts, c.max_attempts, c.infra_losses, c.message_id, c.merge_commit, c.merge_branch,
        s.title, s.base_branch, s.base_commit, s.home_host,
        p.id AS project_id, p.name AS project, p.source, p.trusted, p.ask_policy, p.env_pass,
        p.resend = 'ask' AND NOT c.resend_allowed AS asks_before_resend,

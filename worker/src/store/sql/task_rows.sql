@@ -2,7 +2,7 @@
 SELECT t.id, t.project, t.session_id, t.chat_id, t.prompt, t.agent, t.model, t.variant, t.state, t.priority, t.run_at,
        t.attempts, t.max_attempts, t.infra_losses, t.last_attempt, t.idempotency_key, t.parent_task_id,
        t.cancel_requested_at, t.dismissed_at, t.output_summary, t.error_class, t.error_message, t.tokens, t.cost_usd,
-       t.created_at, t.started_at, t.finished_at, t.holds_line, t.unknown_steps, t.merge_commit,
+       t.created_at, t.started_at, t.finished_at, t.holds_line, t.unknown_steps, t.merge_commit, t.merge_branch,
        coalesce(s.home_host, p.host_id) AS needs_host, head.id AS head_id, head.state AS head_state,
        holder.id AS holder_id, greatest(extract(epoch FROM t.run_at - now()), 0)::float8 AS due_in_seconds
 FROM millhand.tasks t
