@@ -1,5 +1,6 @@
 //! The HTTP API: every route, what it answers, what it refuses.
 
+mod client;
 mod dashboard;
 mod decide;
 mod document;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::{
+    programs::node_major,
     serve_api,
     world::{World, git, make_repository, stop},
 };
@@ -144,10 +145,7 @@ async fn missing() -> Option<String> {
     let chromium =
         std::env::var_os("MILLHAND_CHROMIUM").map_or_else(|| PathBuf::from("/usr/bin/chromium"), PathBuf::from);
     let web = web();
-    let node = Command::new("node").arg("--version").output().await.ok();
-    let node = node.and_then(|told| {
-        String::from_utf8_lossy(&told.stdout).trim_start_matches('v').split('.').next()?.parse::<u32>().ok()
-    });
+    let node = node_major().await;
     [
         (!chromium.exists()).then(|| format!("{} is not there", chromium.display())),
         node.is_none_or(|major| major < NODE).then(|| format!("Node {NODE} or newer is not there")),

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Makes two files.
-const WRITES: &str = r#"[
+pub const WRITES: &str = r#"[
     {"type": "tool_call", "id": "call_1", "name": "write", "arguments": {"filePath": "made.txt", "content": "made\n"}},
     {"type": "tool_call", "id": "call_2", "name": "write", "arguments": {"filePath": "other.txt", "content": "other\n"}},
     {"type": "usage", "input": 100, "output": 10},

@@ -88,3 +88,9 @@ pub fn postgres_versions() -> Result<Vec<PostgresBinaries>> {
     let (own, installed) = (postgres()?, installed_postgres()?);
     Ok(if own.folder == installed.folder { vec![installed] } else { vec![own, installed] })
 }
+
+/// Which Node is there, by its first number.
+pub async fn node_major() -> Option<u32> {
+    let told = tokio::process::Command::new("node").arg("--version").output().await.ok()?;
+    String::from_utf8_lossy(&told.stdout).trim_start_matches('v').split('.').next()?.parse().ok()
+}

@@ -10,9 +10,10 @@ use std::{
 };
 
 use axum::response::sse::Event;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{broadcast, mpsc};
 
+use super::said::{Change, FleetEvent};
 use crate::{
     actions::{ActionError, Activity},
     api::{Api, fleet::picture},
@@ -160,16 +161,17 @@ impl Fleet {
         let picture = serde_json::to_value(&activity).unwrap_or_default();
         let mut told = self.told();
         for notice in notices {
-            let notice = told.keep("change", notice.to_string().into());
+            let (name, data) = as_sent(&FleetEvent::Change(&notice));
+            let notice = told.keep(name, data);
             let _ = self.viewers.send(notice);
         }
         if known.picture.as_ref() != Some(&picture) {
-            let data: Arc<str> = picture.to_string().into();
+            let (name, data) = as_sent(&FleetEvent::Activity(&activity));
             known.picture = Some(picture);
             told.activity = Some(data.clone());
             // Not kept: whoever comes again gets the newest.
             told.last += 1;
-            let _ = self.viewers.send(Notice { number: told.last, name: "activity", data });
+            let _ = self.viewers.send(Notice { number: told.last, name, data });
         }
         Ok(())
     }
@@ -211,14 +213,14 @@ impl Known {
         !is_new
     }
 
-    fn of_rows(&mut self, mut rows: Vec<News>) -> Vec<Value> {
+    fn of_rows(&mut self, mut rows: Vec<News>) -> Vec<Change> {
         rows.sort_by_key(|row| row.id);
         rows.retain(|row| !self.is_told(row));
         rows.iter().map(notice_of).collect()
     }
 
     /// Turns that began and ended, workers that came and went.
-    fn of_activity(&mut self, activity: &Activity) -> Vec<Value> {
+    fn of_activity(&mut self, activity: &Activity) -> Vec<Change> {
         let turns: BTreeMap<_, _> =
             activity.turns.iter().map(|turn| ((turn.task_id, turn.number), turn.session_id)).collect();
         let workers: BTreeSet<_> = activity.workers.iter().map(|worker| worker.id.to_string()).collect();
@@ -227,13 +229,20 @@ impl Known {
             let began = turns.iter().filter(|(turn, _)| !self.turns.contains_key(turn));
             let ended = self.turns.iter().filter(|(turn, _)| !turns.contains_key(turn));
             for ((task, _), session) in began.chain(ended) {
-                notices.push(json!({ "kind": "task", "id": task, "task_id": task, "session_id": session }));
+                notices.push(Change {
+                    kind: "task",
+                    id: Some(*task),
+                    task_id: Some(*task),
+                    session_id: Some(*session),
+                    ..Change::default()
+                });
             }
             for ((task, _), session) in self.turns.iter().filter(|(turn, _)| !turns.contains_key(turn)) {
-                notices.push(json!({ "kind": "change_set", "id": null, "task_id": task, "session_id": session }));
+                let (task_id, session_id) = (Some(*task), Some(*session));
+                notices.push(Change { kind: "change_set", task_id, session_id, ..Change::default() });
             }
             if workers != self.workers {
-                notices.push(json!({ "kind": "worker" }));
+                notices.push(Change { kind: "worker", ..Change::default() });
             }
         }
         (self.turns, self.workers) = (turns, workers);
@@ -241,8 +250,12 @@ impl Known {
     }
 }
 
+fn as_sent(event: &FleetEvent<'_>) -> (&'static str, Arc<str>) {
+    (event.name(), serde_json::to_string(event).unwrap_or_default().into())
+}
+
 /// A row as a notice: of what kind the thing is that changed, rather than where that is written.
-fn notice_of(row: &News) -> Value {
+fn notice_of(row: &News) -> Change {
     let action = row.action.as_deref().unwrap_or_default();
     let kind = match row.kind.as_str() {
         "audit" if row.task_id.is_some() => "task",
@@ -250,18 +263,19 @@ fn notice_of(row: &News) -> Value {
         "audit" if action.contains("token") || action.contains("login") => "token",
         "audit" if row.project.is_some() => "project",
         "apply" | "comment" => "change_set",
-        "audit" => "change",
-        other => other,
+        "ask" => "ask",
+        "task" => "task",
+        _ => "change",
     };
     let id = if kind == "task" { row.task_id } else { Some(row.id).filter(|_| row.kind == kind) };
-    json!({ "kind": kind, "id": id, "task_id": row.task_id, "session_id": row.session_id, "project": row.project,
-        "action": row.action })
+    let (project, action) = (row.project.clone(), row.action.clone());
+    Change { kind, id, task_id: row.task_id, session_id: row.session_id, project, action }
 }
 
 impl Viewer {
     /// Sends what comes, until nobody takes it.
     pub(super) async fn run(mut self, out: mpsc::Sender<Event>) {
-        if self.reset && !self.send(&out, None, "reset", "{}").await {
+        if self.reset && !self.reset(&out).await {
             return;
         }
         let mut last = 0;
@@ -280,13 +294,18 @@ impl Viewer {
             let is_taken = match self.news.recv().await {
                 Ok(notice) if notice.number <= last => true,
                 Ok(notice) => self.notice(&out, &notice).await,
-                Err(broadcast::error::RecvError::Lagged(_)) => self.send(&out, None, "reset", "{}").await,
+                Err(broadcast::error::RecvError::Lagged(_)) => self.reset(&out).await,
                 Err(broadcast::error::RecvError::Closed) => false,
             };
             if !is_taken || out.is_closed() {
                 return;
             }
         }
+    }
+
+    async fn reset(&self, out: &mpsc::Sender<Event>) -> bool {
+        let (name, data) = as_sent(&FleetEvent::Change(&Change { kind: Change::RESET, ..Change::default() }));
+        self.send(out, None, name, &data).await
     }
 
     async fn notice(&self, out: &mpsc::Sender<Event>, notice: &Notice) -> bool {

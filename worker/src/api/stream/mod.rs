@@ -6,6 +6,7 @@
 mod fleet;
 mod place;
 mod reader;
+mod said;
 mod task;
 
 use std::{convert::Infallible, sync::Arc};
@@ -23,7 +24,12 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use utoipa::IntoParams;
 
-use self::{fleet::Fleet, place::Place, reader::Reader};
+use self::{
+    fleet::Fleet,
+    place::Place,
+    reader::Reader,
+    said::{FleetEvent, TaskEvent},
+};
 use super::{
     Api,
     extract::{Asked, At, Id, Task},
@@ -72,10 +78,10 @@ fn answer(api: &Api, events: mpsc::Receiver<Event>) -> Response {
 /// Follow a task through all its attempts. Events: `waits` (why it does not run yet), `attempt` (begun, or over), `event` (a line of the
 /// transcript), `ended` (the task came to rest; the stream ends). With the id of the last one it goes on behind that, without a gap or a
 /// repetition; 204: nothing comes any more.
-#[utoipa::path(get, path = "/api/tasks/{id}/stream", tag = "tasks",
+#[utoipa::path(get, path = "/api/tasks/{id}/stream", tag = "tasks", operation_id = "stream",
     params(("id" = String, Path, description = "The task: t42, or 42"), StreamQuery,
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that came")),
-    responses((status = 200, description = "Server-Sent Events", body = String, content_type = "text/event-stream"),
+    responses((status = 200, description = "Server-Sent Events; the data of one is", body = TaskEvent, content_type = "text/event-stream"),
         (status = 204, description = "The task is at rest, and you know")))]
 pub(super) async fn task(
     State(api): State<Api>,
@@ -105,9 +111,9 @@ pub(super) async fn task(
 
 /// Follow the fleet. Events: `activity` (what `/api/activity` says, whenever it changes), `change` (something changed: its kind, and the task,
 /// session or project), `reset` (what was missed is not known any more: look at all anew).
-#[utoipa::path(get, path = "/api/stream", tag = "fleet",
+#[utoipa::path(get, path = "/api/stream", tag = "fleet", operation_id = "stream",
     params(StreamQuery, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that came")),
-    responses((status = 200, description = "Server-Sent Events", body = String, content_type = "text/event-stream")))]
+    responses((status = 200, description = "Server-Sent Events; the data of one is", body = FleetEvent, content_type = "text/event-stream")))]
 pub(super) async fn fleet(State(api): State<Api>, Asked(asked): Asked<StreamQuery>, headers: HeaderMap) -> Response {
     let (out, events) = mpsc::channel(WAY);
     let viewer = api.streams.fleet.clone().follow(&api, last_id(&headers, asked));

@@ -9,10 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
 use tokio::sync::{Notify, broadcast};
 
-use super::place::Place;
+use super::{place::Place, said::TaskEvent};
 use crate::{
     actions,
     api::{Api, problem::Problem},
@@ -40,8 +39,9 @@ pub(super) struct News {
 }
 
 impl News {
-    pub(super) fn new(place: impl Into<Option<Place>>, name: &'static str, data: &impl Serialize) -> Self {
-        Self { place: place.into(), name, data: serde_json::to_string(data).unwrap_or_default().into() }
+    pub(super) fn new(place: impl Into<Option<Place>>, event: TaskEvent<'_>) -> Self {
+        let data = serde_json::to_string(&event).unwrap_or_default().into();
+        Self { place: place.into(), name: event.name(), data }
     }
 }
 
@@ -137,7 +137,7 @@ impl Reader {
             let mut news = Vec::with_capacity(found.len());
             for event in found {
                 place = Place::event(event.attempt_id, event.seq);
-                news.push(News::new(place, "event", &event));
+                news.push(News::new(place, TaskEvent::Line(&event)));
             }
             if is_all {
                 place = self.boundaries(api, &standing, place, &mut news).await?;
@@ -162,11 +162,11 @@ impl Reader {
             let row = |id: i64| attempts.iter().find(|attempt: &&AttemptRow| attempt.id == id);
             if is_over && let Some(attempt) = row(place.attempt) {
                 place = Place::ended(attempt.id);
-                news.push(News::new(place, "attempt", attempt));
+                news.push(News::new(place, TaskEvent::Attempt(attempt)));
             }
             if let Some(next) = standing.next_attempt.and_then(row) {
                 place = Place::begun(next.id);
-                news.push(News::new(place, "attempt", next));
+                news.push(News::new(place, TaskEvent::Attempt(next)));
                 return Ok(place);
             }
         }
@@ -178,7 +178,7 @@ impl Reader {
                 && super::task::is_at_rest(&look.task.state)
             {
                 place = place.at_rest();
-                news.push(News::new(place, "ended", &look));
+                news.push(News::new(place, TaskEvent::Task(&look)));
             }
         }
         Ok(place)
@@ -200,7 +200,7 @@ impl Reader {
             && let Ok(look) = actions::task(&api.store, standing.task_id, api.window()).await
             && look.why.is_some()
         {
-            news.push(News::new(None, "waits", &look));
+            news.push(News::new(None, TaskEvent::Task(&look)));
         }
     }
 

@@ -3,7 +3,7 @@
 use axum::response::sse::Event;
 use tokio::sync::{broadcast, mpsc};
 
-use super::{place::Place, reader::News};
+use super::{place::Place, reader::News, said::TaskEvent};
 use crate::{
     actions,
     api::{Api, problem::Problem},
@@ -103,14 +103,14 @@ impl Viewer {
         self.is_new = false;
         let Some(attempt) = current else {
             if is_at_rest(&look.task.state) {
-                self.send(News::new(self.place.at_rest(), "ended", &look)).await?;
+                self.send(News::new(self.place.at_rest(), TaskEvent::Task(&look))).await?;
             } else if look.why.is_some() {
-                self.send(News::new(None, "waits", &look)).await?;
+                self.send(News::new(None, TaskEvent::Task(&look))).await?;
             }
             return Ok(Ok(false));
         };
         if self.place < Place::begun(attempt.id) {
-            self.send(News::new(Place::begun(attempt.id), "attempt", attempt)).await?;
+            self.send(News::new(Place::begun(attempt.id), TaskEvent::Attempt(attempt))).await?;
         }
         let seq = self.place.seq().unwrap_or(0);
         let events = match store.turn_events(attempt.id, seq, PAGE).await {
@@ -118,13 +118,13 @@ impl Viewer {
             Err(error) => return Ok(Err(error.into())),
         };
         for event in &events {
-            self.send(News::new(Place::event(event.attempt_id, event.seq), "event", event)).await?;
+            self.send(News::new(Place::event(event.attempt_id, event.seq), TaskEvent::Line(event))).await?;
         }
         if !events.is_empty() {
             return Ok(Ok(true));
         }
         if attempt.ended_at.is_some() {
-            self.send(News::new(Place::ended(attempt.id), "attempt", attempt)).await?;
+            self.send(News::new(Place::ended(attempt.id), TaskEvent::Attempt(attempt))).await?;
             return Ok(Ok(true));
         }
         Ok(Ok(false))
