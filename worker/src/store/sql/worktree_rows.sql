@@ -2,8 +2,9 @@
 -- $1 ids, $2 host, $3 project, $4 key of the project, $5 those that are gone too, $6 at most, $7 behind this one
 SELECT w.*, s.state AS session_state, s.base_branch,
        EXISTS (SELECT 1 FROM millhand.leases l WHERE l.session_id = w.session_id) AS leased,
-       EXISTS (SELECT 1 FROM millhand.tasks t WHERE t.session_id = w.session_id
-               AND t.state IN ('pending', 'waiting', 'running', 'blocked')) AS has_open_tasks,
+       -- Not by EXISTS, which Postgres answers from a hash of the whole queue.
+       coalesce((SELECT true FROM millhand.tasks t WHERE t.session_id = w.session_id
+                 AND t.state IN ('pending', 'waiting', 'running', 'blocked') LIMIT 1), false) AS has_open_tasks,
        greatest(extract(epoch FROM now() - w.let_go_at), 0)::float8 AS let_go_seconds,
        greatest(extract(epoch FROM now() - w.trashed_at), 0)::float8 AS trashed_seconds,
        extract(epoch FROM now() - w.tried_at)::float8 AS tried_seconds,
