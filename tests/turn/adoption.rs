@@ -444,7 +444,7 @@ async fn an_agent_that_knows_the_door_gets_nothing_without_the_key() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_servers_password_is_in_no_file_and_in_no_arguments() -> Result<()> {
+async fn the_servers_password_is_in_no_file_and_in_no_arguments_and_nobody_is_let_in_without_it() -> Result<()> {
     let mut ground = Ground::new(("fine", FINE), &[LEASE]).await?;
     for round in 0..2 {
         let task = ground.world.queue("x").await?;
@@ -473,6 +473,18 @@ async fn the_servers_password_is_in_no_file_and_in_no_arguments() -> Result<()> 
         ensure!(files > 20 && worker::log(&ground.world).contains("opencode"), "{files} files");
         for process in fs::read_dir("/proc")?.flatten() {
             ensure!(!has(&fs::read(process.path().join("cmdline")).unwrap_or_default()), "{process:?}");
+        }
+        let line = fs::read_to_string(format!("/proc/{server}/cmdline"))?;
+        let port = line.split('\0').skip_while(|word| *word != "--port").nth(1).context("its port")?;
+        let http = reqwest::Client::builder().no_proxy().build()?;
+        let password = std::str::from_utf8(password)?;
+        for (shown, expected) in [(None, 401), (Some("wrong"), 401), (Some(password), 200)] {
+            let request = http.get(format!("http://127.0.0.1:{port}/session"));
+            let request = match shown {
+                Some(shown) => request.basic_auth("opencode", Some(shown)),
+                None => request,
+            };
+            assert_eq!(request.send().await?.status(), expected, "with {shown:?}");
         }
         if round == 0 {
             ground.kill().await?;
