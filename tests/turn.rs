@@ -9,6 +9,7 @@ mod kills;
 mod log;
 mod many;
 mod merge;
+mod order;
 mod recovery;
 mod rehome;
 mod resume;

@@ -104,7 +104,7 @@ async fn turn(rig: &Rig) -> Result<(Store, Claimed)> {
 }
 
 async fn say(store: &Store, claimed: &Claimed, seqs: std::ops::RangeInclusive<i32>) -> Result<()> {
-    let row = |seq| EventRow { seq, event: AgentEvent::Status { message: format!("event {seq}") } };
+    let row = |seq| EventRow { seq, event: AgentEvent::Status { message: format!("event {seq}") }, began: None };
     Ok(store.append_events(claimed.attempt_id, &seqs.map(row).collect::<Vec<_>>()).await?)
 }
 

@@ -155,13 +155,14 @@ async fn deltas_are_dropped_when_their_part_is_whole_and_odd_bytes_are_kept_visi
     let delta = |seq, part: &str, delta: &str| EventRow {
         seq,
         event: AgentEvent::TextDelta { part: part.to_owned(), delta: delta.to_owned() },
+        began: None,
     };
     q.store
         .append_events(claimed.attempt_id, &[delta(1, "p1", "he"), delta(2, "p1", "llo"), delta(3, "p2", "x\0y")])
         .await
         .expect("events");
-    let whole =
-        EventRow { seq: 4, event: AgentEvent::Text { part: "p1".to_owned(), text: "hello \u{10ffff}".to_owned() } };
+    let event = AgentEvent::Text { part: "p1".to_owned(), text: "hello \u{10ffff}".to_owned() };
+    let whole = EventRow { seq: 4, event, began: Some(1) };
     q.store.append_events(claimed.attempt_id, std::slice::from_ref(&whole)).await.expect("events");
     // A lost reply: the same rows again.
     q.store.append_events(claimed.attempt_id, &[whole]).await.expect("events");
@@ -171,7 +172,7 @@ async fn deltas_are_dropped_when_their_part_is_whole_and_odd_bytes_are_kept_visi
         rows,
         [
             (3, "text_delta".to_owned(), "{\"delta\": \"x\u{fffd}y\"}".to_owned()),
-            (4, "text".to_owned(), "{\"text\": \"hello \u{10ffff}\"}".to_owned()),
+            (4, "text".to_owned(), "{\"text\": \"hello \u{10ffff}\", \"began\": 1}".to_owned()),
         ]
     );
 }

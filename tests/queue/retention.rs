@@ -12,7 +12,7 @@ use super::{Queue, version::at_version};
 use crate::support::TestDb;
 
 fn text(seq: i32) -> EventRow {
-    EventRow { seq, event: AgentEvent::Text { part: format!("p{seq}"), text: format!("line {seq}") } }
+    EventRow { seq, event: AgentEvent::Text { part: format!("p{seq}"), text: format!("line {seq}") }, began: None }
 }
 
 async fn days(q: &Queue) -> Vec<String> {

@@ -26,6 +26,8 @@ export class Block {
     readonly key: string,
     readonly kind: 'text' | 'reasoning' | 'tool' | 'step' | 'plan' | 'ask' | 'retry' | 'status' | 'warning' | 'unknown',
     readonly at: string,
+    /** Where it is among the others. */
+    readonly place: number,
   ) {}
 }
 
@@ -39,6 +41,8 @@ export class Transcript {
   lastSeq = -1;
   private byPart = new Map<string, Block>();
   private pending: Block[] = [];
+  /** Of what is pending, something goes before what came before it. */
+  private isAhead = false;
 
   constructor(readonly attemptId: number) {}
 
@@ -50,7 +54,11 @@ export class Transcript {
       this.one(event);
     }
     if (this.pending.length > 0) {
-      this.blocks = [...this.blocks, ...this.pending];
+      const blocks = [...this.blocks, ...this.pending];
+      // A text that became whole after what came meanwhile is where it began, as for those who saw it stream.
+      if (this.isAhead) blocks.sort((one, other) => one.place - other.place);
+      this.blocks = blocks;
+      this.isAhead = false;
       this.pending = [];
     }
   }
@@ -90,7 +98,7 @@ export class Transcript {
       case 'ask':
       case 'plan':
       case 'unknown': {
-        const block = this.add(`${event.kind}-${event.seq}`, event.kind, event.created_at);
+        const block = this.add(`${event.kind}-${event.seq}`, event.kind, event);
         block.data = data;
         block.text = text(data, 'message');
         break;
@@ -102,11 +110,13 @@ export class Transcript {
 
   private part(event: TurnEvent, kind: Block['kind']): Block {
     const key = `${kind}-${event.part ?? event.seq}`;
-    return this.byPart.get(key) ?? this.add(key, kind, event.created_at);
+    return this.byPart.get(key) ?? this.add(key, kind, event);
   }
 
-  private add(key: string, kind: Block['kind'], at: string): Block {
-    const block = new Block(key, kind, at);
+  private add(key: string, kind: Block['kind'], event: TurnEvent): Block {
+    const { began } = (event.data ?? {}) as { began?: unknown };
+    const block = new Block(key, kind, event.created_at, typeof began === 'number' ? began : event.seq);
+    this.isAhead ||= typeof began === 'number';
     this.byPart.set(key, block);
     this.pending.push(block);
     return block;

@@ -54,6 +54,13 @@ export async function streams(browser) {
   await tool.locator('summary').click();
   await tool.locator('pre', { hasText: 'greets people, also as JSON' }).first().waitFor();
   assert.equal(await page.getByText('No live updates').count(), 0);
+  // Who comes later reads it in the order in which it was said.
+  const order = () => page.locator('.said, details.tool summary').evaluateAll((all) => all.map((one) => one.textContent.trim().slice(0, 30)));
+  const live = await order();
+  await page.reload();
+  await page.getByText('The flag is there.').waitFor();
+  await page.waitForFunction((count) => document.querySelectorAll('.said, details.tool summary').length >= count, live.length);
+  assert.deepEqual(await order(), live);
 }
 
 /** One file is approved, another rejected, a line is commented on; what was approved is applied, and the comment goes to the agent. */

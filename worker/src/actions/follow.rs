@@ -128,9 +128,11 @@ impl Follower {
         let Some(current) = &mut self.current else {
             return Ok(false);
         };
-        let events = self.store.turn_events(current.id, current.seq, AT_ONCE).await?;
+        let mut events = self.store.turn_events(current.id, current.seq, AT_ONCE).await?;
         if let Some(last) = events.last() {
             current.seq = last.seq;
+            // As it was when it streamed.
+            events.sort_by_key(TurnEventRow::place);
             news.extend(events.into_iter().map(Followed::Event));
             return Ok(true);
         }

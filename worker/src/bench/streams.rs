@@ -121,7 +121,7 @@ async fn write(store: &Store, turn: &Claimed, start: Instant, epoch: Instant, ro
     for seq in 1..=rows {
         ticks.tick().await;
         let delta = epoch.elapsed().as_nanos().to_string();
-        let row = EventRow { seq, event: AgentEvent::TextDelta { part: "part".to_owned(), delta } };
+        let row = EventRow { seq, event: AgentEvent::TextDelta { part: "part".to_owned(), delta }, began: None };
         store.append_events(turn.attempt_id, &[row]).await?;
     }
     Ok(())

@@ -42,6 +42,13 @@ pub struct TurnEventRow {
     pub created_at: DateTime<Utc>,
 }
 
+impl TurnEventRow {
+    /// Where it belongs in what people read: a text that streamed for a while is where it began.
+    pub fn place(&self) -> i64 {
+        self.data["began"].as_i64().unwrap_or(self.seq.into())
+    }
+}
+
 /// The result of a turn.
 #[derive(Clone, Debug, PartialEq, Serialize, utoipa::ToSchema)]
 #[expect(missing_docs, reason = "columns of millhand.change_sets, which schema.sql comments on")]

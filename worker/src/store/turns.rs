@@ -41,6 +41,8 @@ pub struct EventRow {
     pub seq: i32,
     /// What happened.
     pub event: AgentEvent,
+    /// Of a part that is whole now: where it began to stream. Its deltas are dropped, and what came meanwhile stands before its own place.
+    pub began: Option<i32>,
 }
 
 /// Whose attempt something belongs to.
@@ -59,11 +61,15 @@ pub struct Owner<'a> {
 }
 
 /// Splits an event into the columns of `turn_events`. NUL, which jsonb refuses, becomes U+FFFD.
-fn columns(event: &AgentEvent) -> Result<(&'static str, Option<String>, serde_json::Value)> {
+fn columns(row: &EventRow) -> Result<(&'static str, Option<String>, serde_json::Value)> {
+    let event = &row.event;
     let mut data = serde_json::to_value(event).map_err(|error| StoreError::Unexpected(error.to_string()))?;
     if let Some(fields) = data.as_object_mut() {
         fields.remove("kind");
         fields.remove("part");
+        if let Some(began) = row.began {
+            fields.insert("began".to_owned(), began.into());
+        }
     }
     scrub(&mut data);
     Ok((event.kind(), event.part().map(|p| without_nul(p).into_owned()), data))
@@ -192,7 +198,7 @@ impl Store {
         let mut data = Vec::with_capacity(events.len());
         let mut whole = Vec::new();
         for row in events {
-            let (kind, part, fields) = columns(&row.event)?;
+            let (kind, part, fields) = columns(row)?;
             if matches!(row.event, AgentEvent::Text { .. } | AgentEvent::Reasoning { .. }) {
                 whole.extend(part.clone());
             }

@@ -3,7 +3,7 @@
 //! Events are numbered here and written in batches. Text deltas are coalesced, and the database drops them once their part
 //! is whole. When the database cannot be reached, deltas are let go first: the whole part follows.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing::Instrument as _;
@@ -46,6 +46,7 @@ impl Transcript {
             project: claimed.project.clone(),
             agent: crate::model::lane::split_agent(&claimed.agent).0.to_owned(),
             next_seq: 1,
+            began: HashMap::new(),
             rows: Vec::new(),
             steps: Vec::new(),
         };
@@ -88,6 +89,8 @@ struct Writer {
     project: String,
     agent: String,
     next_seq: i32,
+    /// Where parts began that stream.
+    began: HashMap<String, i32>,
     rows: Vec<EventRow>,
     steps: Vec<StepUsage>,
 }
@@ -132,6 +135,7 @@ impl Writer {
         if let AgentEvent::StepFinish { usage, .. } = &event {
             self.steps.push(usage.clone());
         }
+        let began = self.began(&event);
         match (&event, self.rows.last_mut().map(|row| &mut row.event)) {
             (AgentEvent::TextDelta { part, delta }, Some(AgentEvent::TextDelta { part: last, delta: text }))
                 if part == last =>
@@ -152,13 +156,28 @@ impl Writer {
             }
             _ => {}
         }
-        self.rows.push(EventRow { seq: self.next_seq, event });
+        self.rows.push(EventRow { seq: self.next_seq, event, began });
         self.next_seq += 1;
         if self.rows.len() > KEPT {
             self.rows
                 .retain(|row| !matches!(row.event, AgentEvent::TextDelta { .. } | AgentEvent::ReasoningDelta { .. }));
             let over = self.rows.len().saturating_sub(KEPT);
             self.rows.drain(..over);
+        }
+    }
+
+    /// Where a part began that is whole now.
+    fn began(&mut self, event: &AgentEvent) -> Option<i32> {
+        match event {
+            AgentEvent::TextDelta { part, .. } | AgentEvent::ReasoningDelta { part, .. } => {
+                if !self.began.contains_key(part) {
+                    self.began.insert(part.clone(), self.next_seq);
+                }
+                None
+            }
+            // It may be told again.
+            AgentEvent::Text { part, .. } | AgentEvent::Reasoning { part, .. } => self.began.get(part).copied(),
+            _ => None,
         }
     }
 
