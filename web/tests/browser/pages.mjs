@@ -22,6 +22,12 @@ async function fits({ page }, what) {
   assert.ok(wide <= there, `${what} is ${wide} wide, and there are ${there}`);
 }
 
+/** A picture to look at, where there is a folder for them. */
+async function picture({ page, all }, path, how) {
+  const name = path === '/' ? 'fleet' : path.replace(/\W+/g, '-').replace(/^-/, '');
+  if (all) await page.screenshot({ path: `${all}/${name}-${how}.png`, fullPage: true });
+}
+
 export async function everyPage(browser) {
   const { page } = browser;
   const sessions = [browser.session, browser.hostile].filter(Boolean);
@@ -33,10 +39,13 @@ export async function everyPage(browser) {
     await browser.open(path);
     await fits(browser, path);
     told.push(...(await objections(browser, `${path} in light`)));
+    await picture(browser, path, 'light');
     await browser.theme('dark');
+    await picture(browser, path, 'dark');
     told.push(...(await objections(browser, `${path} in dark`)));
     await page.setViewportSize({ width: 390, height: 844 });
     await fits(browser, `${path} on a phone`);
+    await picture(browser, path, 'phone');
     told.push(...(await objections(browser, `${path} on a phone`)));
     await browser.clean(path);
   }

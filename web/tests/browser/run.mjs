@@ -4,6 +4,7 @@
 //   MILLHAND_BROWSER_REPOSITORY  a repository that is not registered yet
 //   MILLHAND_BROWSER_ONLY    only these steps, with commas between; not set: all of them
 //   MILLHAND_BROWSER_SHOTS   a folder for the README's screenshots; not set: none are made
+//   MILLHAND_BROWSER_ALL     a folder for pictures of every page in light, in dark and on a phone; not set: none are made
 import { join } from 'node:path';
 import { tmpdir } from 'node:os';
 
@@ -20,6 +21,7 @@ if (!url) throw new Error('MILLHAND_BROWSER_URL is not set');
 
 const browser = await Browser.start(url.replace(/\/$/, ''), process.env.MILLHAND_BROWSER_LOGIN);
 browser.shots = shots;
+browser.all = process.env.MILLHAND_BROWSER_ALL;
 browser.repository = process.env.MILLHAND_BROWSER_REPOSITORY;
 const only = (process.env.MILLHAND_BROWSER_ONLY ?? '').split(',').filter(Boolean);
 const steps = { emptiness, streams, reviews, answers, retries, costs, keyboard, projects, conflicts, wayBack, servers, webhooks, cuts, large, hostile, everyPage };
