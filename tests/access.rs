@@ -4,4 +4,4 @@ mod http;
 mod roles;
 mod roles_use;
 mod server;
-mod tokens;
+pub mod tokens;

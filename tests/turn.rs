@@ -14,6 +14,7 @@ mod recovery;
 mod rehome;
 mod resume;
 mod sandbox;
+mod secrets;
 mod setup;
 mod stopped;
 mod whole;

@@ -16,7 +16,7 @@ use crate::{cli::Cli, support::TestDb};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// All rows of the schema as text, so that a secret which is kept anywhere is found.
-pub(super) async fn dump(db: &TestDb) -> Result<String> {
+pub async fn dump(db: &TestDb) -> Result<String> {
     let client = db.client().await?;
     let sql = "SELECT relname::text FROM pg_class WHERE relnamespace = 'millhand'::regnamespace AND relkind = 'r'";
     let mut all = String::new();

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::redact::Redactor;
+
 /// Who answers what the agents of a project ask.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AskPolicy {
@@ -70,6 +72,23 @@ pub struct OpenAsk {
 }
 
 impl OpenAsk {
+    /// Takes secrets out of what people will read.
+    pub fn redact(&mut self, redactor: &Redactor) {
+        let clean = |text: &mut String| *text = redactor.cleaned(std::mem::take(text));
+        match &mut self.asked {
+            Asked::Permission { patterns, .. } => patterns.iter_mut().for_each(clean),
+            Asked::Questions(questions) => {
+                for question in questions {
+                    clean(&mut question.question);
+                    for option in &mut question.options {
+                        clean(&mut option.label);
+                        clean(&mut option.description);
+                    }
+                }
+            }
+        }
+    }
+
     /// The value of `asks.kind`.
     pub fn kind(&self) -> &'static str {
         match self.asked {

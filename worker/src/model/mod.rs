@@ -20,6 +20,7 @@ pub mod ids;
 pub mod lane;
 pub mod line;
 pub mod outcome;
+pub mod redact;
 pub mod resume;
 pub mod retry;
 pub mod review;

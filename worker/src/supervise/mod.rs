@@ -40,7 +40,7 @@ pub use inside::{Emptied, Occupant, end_inside};
 pub use lifeline::{Alive, BootTime, Lifeline};
 pub use notify::ServiceManager;
 pub use sandbox::{Places, Sandbox, is_supported as sandbox_is_supported, readable_places};
-pub use secrecy::hide_this_process;
+pub use secrecy::{hide_this_process, is_secret};
 pub use served::ServedAt;
 pub use user::{AgentUser, UserError, hand_over};
 pub use word::Busy;

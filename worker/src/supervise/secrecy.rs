@@ -49,7 +49,8 @@ fn blank_environment() -> io::Result<()> {
     Ok(())
 }
 
-fn is_secret(name: &str) -> bool {
+/// Whether a variable of this name holds a secret.
+pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_uppercase();
     SECRET.iter().any(|part| name.contains(part))
 }

@@ -93,6 +93,46 @@ impl UserOpencode {
         let logins: BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_slice(&text).unwrap_or_default();
         logins.into_keys().collect()
     }
+
+    /// What of `auth.json` is a secret, as it is now.
+    fn keys(&self) -> Vec<String> {
+        let text = self.auth.as_deref().and_then(|path| fs::read(path).ok()).unwrap_or_default();
+        let mut keys = Vec::new();
+        texts_under(
+            &serde_json::from_slice(&text).unwrap_or_default(),
+            &["key", "token", "access", "refresh"],
+            &mut keys,
+        );
+        keys
+    }
+}
+
+/// What a server of this setup knows beside its password and must not be read in transcripts: variables that are secrets by their names, keys
+/// in the operator's configuration, and the user's logins.
+pub(super) fn secrets(setup: &OpencodeSetup) -> Vec<String> {
+    let variables = setup.environment.iter().filter(|(name, _)| supervise::is_secret(&name.to_string_lossy()));
+    let mut secrets: Vec<String> = variables.filter_map(|(_, value)| value.to_str().map(str::to_owned)).collect();
+    if let Some(config) = &setup.extra_config {
+        texts_under(config, &["apiKey"], &mut secrets);
+    }
+    secrets.extend(UserOpencode::of(&setup.environment).keys());
+    secrets
+}
+
+/// The texts of all fields of these names, wherever they are.
+fn texts_under(value: &Value, names: &[&str], into: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                match field {
+                    Value::String(text) if names.contains(&name.as_str()) => into.push(text.clone()),
+                    other => texts_under(other, names, into),
+                }
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| texts_under(item, names, into)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 /// Everything that a server's behaviour depends on, before it is written anywhere.

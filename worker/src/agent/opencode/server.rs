@@ -23,7 +23,7 @@ use super::{
     OpencodeSetup,
     adopt::{HandOver, LeftTurn, TurnNote},
     client::Client,
-    config::Plan,
+    config::{Plan, secrets},
     conversations::Conversations,
     directories::{Directories, InUse},
     facts::Facts,
@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     agent::AgentError,
-    model::outcome::Ending,
+    model::{outcome::Ending, redact::Redactor},
     supervise::{Busy, Child, ChildSpec, WaitError},
     tools::{OPENCODE_FLOOR, Version},
 };
@@ -58,6 +58,8 @@ pub(super) struct Server {
     pub(super) trusted: bool,
     /// Cancelled when the process has ended, or was ended because it was dead.
     pub(super) gone: CancellationToken,
+    /// Takes what it knows and nobody is to read out of what it says.
+    pub(super) redactor: Redactor,
     pub(super) cold: Arc<Semaphore>,
     /// The worktrees that it has loaded.
     pub(super) directories: Arc<Directories>,
@@ -157,9 +159,10 @@ impl Server {
                     return Err(did_not_start(&child, &error));
                 }
             }
+            let redactor = redactor(setup, &password);
             let client = Client::new(port, SecretString::from(password), setup.timings.server_request)
                 .map_err(|error| lost(error.to_string()))?;
-            let server = Self::watch(client, child, setup, config_hash, plan.is_trusted());
+            let server = Self::watch(client, child, setup, redactor, config_hash, plan.is_trusted());
             if let Err(error) = server.become_healthy(deadline).await {
                 server.stop().await;
                 return Err(error);
@@ -171,14 +174,22 @@ impl Server {
 
     /// The server of a worker that died.
     pub(super) fn adopted(setup: &OpencodeSetup, child: Child, handed: HandOver) -> Result<Self, AgentError> {
+        let redactor = redactor(setup, &handed.password);
         let client = Client::new(handed.port, SecretString::from(handed.password), setup.timings.server_request)
             .map_err(|error| lost(error.to_string()))?;
-        let server = Self::watch(client, child, setup, handed.config_hash, handed.trusted);
+        let server = Self::watch(client, child, setup, redactor, handed.config_hash, handed.trusted);
         *server.launch.lock().unwrap_or_else(PoisonError::into_inner) = Some(handed.launch);
         Ok(server)
     }
 
-    fn watch(client: Client, child: Child, setup: &OpencodeSetup, config_hash: String, trusted: bool) -> Self {
+    fn watch(
+        client: Client,
+        child: Child,
+        setup: &OpencodeSetup,
+        redactor: Redactor,
+        config_hash: String,
+        trusted: bool,
+    ) -> Self {
         let stop = CancellationToken::new();
         let hub = Arc::new(Hub::default());
         let (connected, is_connected) = watch::channel(false);
@@ -193,6 +204,7 @@ impl Server {
             config_hash,
             trusted,
             gone: pulse.gone.clone(),
+            redactor,
             cold: Arc::new(Semaphore::new(COLD_AT_ONCE)),
             directories: Arc::default(),
             conversations: Conversations::default(),
@@ -354,6 +366,11 @@ impl Server {
 }
 
 /// 256 random bits, in hexadecimal digits.
+fn redactor(setup: &OpencodeSetup, password: &str) -> Redactor {
+    let secrets = secrets(setup);
+    Redactor::new(secrets.iter().map(String::as_str).chain([password]))
+}
+
 fn fresh_password() -> String {
     rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -87,7 +87,8 @@ impl Turn<'_> {
     }
 
     /// Answers an ask by the project's policy, at once, or puts it before a person. False if the agent could not be told.
-    pub(super) async fn answer(&mut self, ask: OpenAsk) -> bool {
+    pub(super) async fn answer(&mut self, mut ask: OpenAsk) -> bool {
+        ask.redact(&self.server.redactor);
         if !self.answered.insert(ask.id.clone()) {
             return true;
         }

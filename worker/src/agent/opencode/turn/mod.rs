@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashSet,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     agent::{AgentSession, AskDesk, Prompt, TurnReport},
     config::Timings,
-    model::{event::AgentEvent, outcome::Ending},
+    model::{event::AgentEvent, outcome::Ending, redact::Redaction},
 };
 
 mod asks;
@@ -52,6 +52,8 @@ pub(super) struct Turn<'a> {
     stop: &'a CancellationToken,
     watch: Watch,
     transcript: Transcript,
+    /// What was held back of what streams.
+    redaction: Mutex<Redaction>,
     tree: Tree,
     repeats: Repeats,
     /// Looks in a row that got no answer.
@@ -121,6 +123,7 @@ pub(super) async fn run(
         stop,
         watch: Watch::new(Limits::new(setup.timings, session.step_limit), Instant::now()),
         transcript: Transcript::new(&session.id, setup.show_reasoning, HashSet::new()),
+        redaction: Mutex::default(),
         tree: Tree::new(&session.id),
         repeats: Repeats::default(),
         unanswered_looks: 0,
@@ -147,8 +150,8 @@ pub(super) async fn run(
     });
     let report = TurnReport {
         ending,
-        error,
-        summary: turn.transcript.summary().to_owned(),
+        error: server.redactor.cleaned(error),
+        summary: server.redactor.cleaned(turn.transcript.summary().to_owned()),
         steps: turn.tree.usage(&prompt.began_with),
     };
     if was_seen_through {
@@ -434,6 +437,8 @@ impl Turn<'_> {
 
     /// Tells those who follow the turn. They may be slow, which slows us down, but cannot keep us from stopping.
     async fn tell(&self, event: AgentEvent) {
+        let said = self.redaction.lock().unwrap_or_else(PoisonError::into_inner).take(&self.server.redactor, event);
+        let Some(event) = said else { return };
         let told = async {
             tokio::select! {
                 biased;
