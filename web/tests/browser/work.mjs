@@ -197,6 +197,8 @@ export async function costs(browser) {
   await page.getByRole('cell', { name: 'all together' }).waitFor();
   await page.getByText('As a table').click();
   await page.evaluate(() => scrollTo(0, 0));
+  // What was said of it stays for a while, over the page.
+  await page.getByRole('button', { name: 'Close this message' }).first().click({ timeout: 2_000 }).catch(() => undefined);
   await browser.picture('costs', 'light');
 }
 
