@@ -6,6 +6,7 @@ mod away;
 mod capacity;
 mod endings;
 mod kills;
+mod kills_between;
 mod log;
 mod many;
 mod merge;

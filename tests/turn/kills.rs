@@ -112,15 +112,21 @@ async fn killed_at_each_step(is_committed: bool) -> Result<()> {
 }
 
 async fn one_result(world: &World, task: i64, prompt: &str) -> Result<()> {
+    recorded_once(world, task).await?;
+    let patch = String::from_utf8(world.patch(task).await?)?;
+    assert_eq!(patch.matches(&format!("+++ b/{prompt}.txt")).count(), 1, "{patch}");
+    assert_eq!(patch.matches("+++ b/").count(), 1, "{patch}");
+    Ok(())
+}
+
+/// One attempt of a task came to its end, and nothing of it is open.
+pub(super) async fn recorded_once(world: &World, task: i64) -> Result<()> {
     let completed = format!("SELECT count(*) FROM millhand.attempts WHERE task_id = {task} AND outcome = 'completed'");
     assert_eq!(world.one::<i64>(&completed).await?, 1, "completed attempts");
     let unended = format!("SELECT count(*) FROM millhand.attempts WHERE task_id = {task} AND ended_at IS NULL");
     assert_eq!(world.one::<i64>(&unended).await?, 0, "attempts without an end");
     let sets = format!("SELECT count(*) FROM millhand.change_sets WHERE task_id = {task} AND state <> 'draft'");
     assert_eq!(world.one::<i64>(&sets).await?, 1, "change sets");
-    let patch = String::from_utf8(world.patch(task).await?)?;
-    assert_eq!(patch.matches(&format!("+++ b/{prompt}.txt")).count(), 1, "{patch}");
-    assert_eq!(patch.matches("+++ b/").count(), 1, "{patch}");
     assert_eq!(world.one::<i64>("SELECT count(*) FROM millhand.leases").await?, 0, "leases");
     Ok(())
 }
