@@ -4,6 +4,7 @@ mod adoption;
 mod asks;
 mod away;
 mod capacity;
+mod clock;
 mod endings;
 mod kills;
 mod kills_between;

@@ -45,3 +45,9 @@ want_chromium() {
     command -v chromium >/dev/null && return
     install_packages chromium || NOT_RUN+=("the dashboard in a browser: chromium is not there, and installing it needs root")
 }
+
+# A worker whose clock is set by an hour is tested where it can be had.
+want_libfaketime() {
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null && return
+    install_packages libfaketime || NOT_RUN+=("a worker whose clock is set: libfaketime is not there, and installing it needs root")
+}
