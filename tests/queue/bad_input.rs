@@ -125,3 +125,32 @@ async fn renaming_a_project_takes_its_tasks_along_and_costs_stay() {
         "acme 0.500000000"
     );
 }
+
+#[tokio::test]
+async fn a_project_with_changes_that_nobody_has_reviewed_is_deleted_by_force_only() {
+    let q = Queue::new().await;
+    let (session, _) = q.open().await;
+    q.sql(
+        "INSERT INTO millhand.change_sets (session_id, project, agent, base_commit, commit_id, tree_id, patch_sha256, files, additions, \
+           deletions, state) VALUES (1, 'acme', 'opencode', 'b', 'c', 't', 'p', 1, 1, 1, 'open')",
+    )
+    .await;
+    q.sql(&format!(
+        "INSERT INTO millhand.pending_changes (change_set_id, session_id, agent, path, kind, old_mode, new_mode, patch, state) \
+           VALUES (1, {session}, 'opencode', 'a', 'added', 0, 33188, 'p', 'pending')"
+    ))
+    .await;
+    let delete = "DELETE FROM millhand.projects";
+    let (why, hint) = refusal(&q, delete).await;
+    assert!(why.contains("\"acme\" has changes that nobody has reviewed"), "{why}");
+    assert!(hint.contains("SET millhand.force"), "{hint}");
+    assert_eq!(q.one::<i64>("SELECT count(*) FROM millhand.sessions").await, 1);
+    let error = q.store.remove_project("acme", false).await.expect_err("refused").to_string();
+    assert!(error.contains("nobody has reviewed"), "{error}");
+    // A client that has removed one by force forces nothing later.
+    let client = q.client().await;
+    client.batch_execute("BEGIN; SET LOCAL millhand.force = 'on'; ROLLBACK").await.expect("rolled back");
+    client.batch_execute(delete).await.expect_err("refused");
+    assert!(q.store.remove_project("acme", true).await.expect("removed"));
+    assert_eq!(q.one::<i64>("SELECT count(*) FROM millhand.projects").await, 0);
+}

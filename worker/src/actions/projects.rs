@@ -177,5 +177,5 @@ pub async fn remove_project(store: &Store, name: &str, force: bool) -> Result<Pr
             hint: Some("look at them first (millhand ls, millhand diff), or add --force".to_owned()),
         });
     }
-    if store.remove_project(name).await? { Ok(project) } else { Err(running()) }
+    if store.remove_project(name, force).await? { Ok(project) } else { Err(running()) }
 }

@@ -207,11 +207,18 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a project with its sessions and tasks, unless something of it runs. What it cost stays.
+    /// Removes a project with its sessions and tasks, unless something of it runs. What it cost stays. The database refuses it while there are
+    /// changes that nobody has reviewed, unless `force`.
     ///
     /// Returns false if there is no such project, or one of its tasks runs.
-    pub async fn remove_project(&self, name: &str) -> Result<bool> {
-        let client = self.client().await?;
-        Ok(client.query_opt(include_str!("sql/remove_project.sql"), &[&name]).await?.is_some())
+    pub async fn remove_project(&self, name: &str, force: bool) -> Result<bool> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await?;
+        if force {
+            transaction.batch_execute("SET LOCAL millhand.force = 'on'").await?;
+        }
+        let removed = transaction.query_opt(include_str!("sql/remove_project.sql"), &[&name]).await?;
+        transaction.commit().await?;
+        Ok(removed.is_some())
     }
 }
