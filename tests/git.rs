@@ -2,6 +2,7 @@
 
 mod corpus;
 mod hostile;
+mod packing;
 pub(crate) mod random;
 mod repository;
 mod sources;

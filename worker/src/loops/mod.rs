@@ -11,6 +11,7 @@ pub mod forecaster;
 pub mod heartbeat;
 pub mod lookout;
 pub mod notifier;
+pub mod packer;
 pub mod prober;
 pub mod pruner;
 pub mod reaper;

@@ -46,6 +46,8 @@ pub enum Count<'a> {
     Posted(&'a str),
     /// Deliveries taken away.
     DeliveriesPruned,
+    /// Mirrors whose loose objects were packed.
+    MirrorsPacked,
 }
 
 impl Count<'_> {
@@ -71,6 +73,7 @@ impl Count<'_> {
             Self::DeliveriesNoted => "deliveries_noted".to_owned(),
             Self::Posted(what) => format!("posted.{what}"),
             Self::DeliveriesPruned => "deliveries_pruned".to_owned(),
+            Self::MirrorsPacked => "mirrors_packed".to_owned(),
         }
     }
 }

@@ -18,8 +18,8 @@ use crate::{
     config::{RetentionSettings, Timings},
     loops::{
         checker::Checker, claimer::Claimer, courier::Courier, forecaster::Forecaster, heartbeat::Heartbeat,
-        lookout::Lookout, notifier::Notifier, prober::Prober, pruner::Pruner, reaper::Reaper, rehomer::Rehomer,
-        rescuer::Rescuer, settler::Settler, teller::Teller, tender::Tender,
+        lookout::Lookout, notifier::Notifier, packer::Packer, prober::Prober, pruner::Pruner, reaper::Reaper,
+        rehomer::Rehomer, rescuer::Rescuer, settler::Settler, teller::Teller, tender::Tender,
     },
     store::{
         Store, StoreError,
@@ -212,12 +212,18 @@ impl Worker {
         self.loops.push(tokio::spawn(settler.run(self.stop_claiming.clone())));
     }
 
-    /// Starts the loops that let go of worktrees which nobody needs, and take over sessions whose host is gone. They end before the
-    /// agents' servers do.
+    /// Starts the loops that let go of worktrees which nobody needs, pack the mirrors, and take over sessions whose host is gone. They end
+    /// before the agents' servers do.
     fn start_keepers(&mut self, worktrees: Worktrees, agents: Vec<String>) {
         let Some(backend) = self.backend.clone() else { return };
         let rehomer = Rehomer { worktrees: worktrees.clone(), agents };
         self.loops.push(tokio::spawn(rehomer.run(self.stop_claiming.clone())));
+        let packer = Packer {
+            git: worktrees.git.clone(),
+            counters: self.store.counters().clone(),
+            every: worktrees.timings.prune,
+        };
+        self.loops.push(tokio::spawn(packer.run(self.stop_claiming.clone())));
         let reaper = Reaper { worktrees, backend, wake: self.wakes.worktrees.clone() };
         self.loops.push(tokio::spawn(reaper.run(self.stop_claiming.clone())));
     }
