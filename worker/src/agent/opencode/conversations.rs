@@ -54,6 +54,11 @@ impl Conversations {
     pub(super) fn take(&self, id: &str) -> Option<HashSet<String>> {
         self.known().remove(id).map(|known| known.messages)
     }
+
+    /// Forgets all in a directory that the server lets go of. If it is used once more, that costs each a request.
+    pub(super) fn forget_in(&self, directory: &Path) {
+        self.known().retain(|_, known| known.directory != directory);
+    }
 }
 
 #[cfg(test)]
@@ -70,6 +75,16 @@ mod tests {
         assert_eq!(conversations.take("ses_1"), Some(HashSet::from(["msg_1".to_owned()])));
         assert!(!conversations.is_known("ses_1", place));
         assert_eq!(conversations.take("ses_1"), None);
+    }
+
+    #[test]
+    fn what_is_in_a_directory_that_was_let_go_of_is_forgotten() {
+        let conversations = Conversations::default();
+        for (id, place) in [("ses_1", "/worktrees/s1"), ("ses_2", "/worktrees/s1"), ("ses_3", "/worktrees/s3")] {
+            conversations.remember(id, Path::new(place), HashSet::new());
+        }
+        conversations.forget_in(Path::new("/worktrees/s1"));
+        assert_eq!(conversations.known().keys().collect::<Vec<_>>(), ["ses_3"]);
     }
 
     #[test]

@@ -199,6 +199,7 @@ impl OpencodeBackend {
     pub(super) async fn let_go_of_idle(&self, server: &Server) {
         let leaving = server.directories.leave_idle(self.setup.timings.directory_idle, self.setup.max_directories);
         for leaving in leaving {
+            server.forget(&leaving.directory).await;
             let disposing = server.client.patient(DISPOSE_WITHIN);
             match disposing.dispose(&leaving.directory).await {
                 Ok(()) => tracing::info!(directory = %leaving.directory.display(), "opencode let go of a worktree"),

@@ -376,7 +376,7 @@ impl Backend for OpencodeBackend {
         if leaving.is_none() && server.directories.is_loaded(&directory) {
             return Err(trouble(format!("a turn runs in {}", directory.display())));
         }
-        server.facts.lock().await.remove(&directory);
+        server.forget(&directory).await;
         let disposed = server.client.dispose(&directory).await.map_err(from_client);
         if let Some(leaving) = leaving {
             server.directories.forget(leaving);

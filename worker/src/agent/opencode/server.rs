@@ -336,6 +336,12 @@ impl Server {
         *self.turns.borrow()
     }
 
+    /// Forgets what was known of a directory that it lets go of.
+    pub(super) async fn forget(&self, directory: &Path) {
+        self.facts.lock().await.remove(directory);
+        self.conversations.forget_in(directory);
+    }
+
     /// Waits until no turn runs on it, or it is gone.
     pub(super) async fn idle(&self) {
         let mut turns = self.turns.subscribe();
