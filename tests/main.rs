@@ -15,6 +15,7 @@ mod postgres;
 mod queue;
 mod readme;
 mod scripted;
+mod soak;
 mod structure;
 mod supervise;
 mod support;
