@@ -371,12 +371,13 @@ impl Server {
     }
 }
 
-/// 256 random bits, in hexadecimal digits.
+/// For what this server knows.
 fn redactor(setup: &OpencodeSetup, password: &str) -> Redactor {
     let secrets = secrets(setup);
     Redactor::new(secrets.iter().map(String::as_str).chain([password]))
 }
 
+/// 256 random bits, in hexadecimal digits.
 fn fresh_password() -> String {
     rand::random::<[u8; 32]>().iter().map(|byte| format!("{byte:02x}")).collect()
 }
