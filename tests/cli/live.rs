@@ -9,6 +9,7 @@ use tokio::{
 };
 
 use super::{Cli, WITHIN};
+use crate::support::wait_until;
 
 /// A followed task, and its output as it comes.
 struct Watched {
@@ -154,7 +155,8 @@ async fn ctrl_c_detaches_and_the_task_goes_on() -> Result<()> {
     let cli = Cli::new().await?;
     cli.some_of_everything().await?;
     let mut watched = Watched::start(&cli, &["run", "--project", "acme", "x"])?;
-    watched.until("no worker is running: millhand up\n").await?;
+    // As soon as it is queued, whatever is shown next.
+    watched.until("t8 queued in ").await?;
     let mut stderr = watched.child.stderr.take().context("stderr")?;
     let pid = watched.child.id().context("pid")?;
     tokio::process::Command::new("kill").args(["-INT", &pid.to_string()]).status().await?;
@@ -166,6 +168,32 @@ async fn ctrl_c_detaches_and_the_task_goes_on() -> Result<()> {
     let state: String =
         cli.db.client().await?.query_one("SELECT state FROM millhand.tasks WHERE id = 8", &[]).await?.get(0);
     assert_eq!(state, "pending");
+    Ok(())
+}
+
+/// Before the database has answered, nobody knows whether the task is queued.
+#[tokio::test]
+async fn ctrl_c_while_the_task_is_being_queued_says_so() -> Result<()> {
+    let cli = Cli::new().await?;
+    cli.some_of_everything().await?;
+    let mut holder = cli.db.client().await?;
+    let held = holder.transaction().await?;
+    held.batch_execute("LOCK TABLE millhand.tasks IN EXCLUSIVE MODE").await?;
+    let mut watched = Watched::start(&cli, &["run", "--project", "acme", "x"])?;
+    let looker = cli.db.client().await?;
+    let waits = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'millhand.tasks'::regclass";
+    wait_until("the insert waits", Duration::from_secs(20), async || {
+        looker.query(waits, &[]).await.is_ok_and(|rows| !rows.is_empty())
+    })
+    .await?;
+    let mut stderr = watched.child.stderr.take().context("stderr")?;
+    let pid = watched.child.id().context("pid")?;
+    tokio::process::Command::new("kill").args(["-INT", &pid.to_string()]).status().await?;
+    let (code, _) = watched.rest().await?;
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).await?;
+    assert_eq!(code, 130);
+    assert!(said.contains("Interrupted while the task was being queued"), "{said}");
     Ok(())
 }
 

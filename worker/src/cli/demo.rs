@@ -175,7 +175,7 @@ async fn run_tasks(context: &Context, store: &Store, repository: &Path) -> Outco
     for (number, id) in tasks.iter().enumerate() {
         let prompt = DEMO_TASKS[number].prompt;
         step(&format!("{id}: {prompt}"))?;
-        let exit = live::follow(context, store, *id, false).await?;
+        let exit = live::follow(context, store, *id, false, live::interrupts()?).await?;
         if exit != Exit::Done {
             return Ok((exit, tasks));
         }

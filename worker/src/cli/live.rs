@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use owo_colors::OwoColorize as _;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     Context,
@@ -27,15 +27,25 @@ use crate::{
 pub(super) async fn attach(context: &Context, arguments: &Attach) -> Outcome {
     let store = database::open(context).await?;
     let task = actions::resolve_task(&store, arguments.id).await?;
-    follow(context, &store, task, arguments.reasoning).await
+    follow(context, &store, task, arguments.reasoning, interrupts()?).await
 }
 
-/// Follows a task to its end, or to Ctrl-C, which leaves the task alone.
-pub(super) async fn follow(context: &Context, store: &Store, task: TaskId, reasoning: bool) -> Outcome {
+/// Listens to Ctrl-C from here on.
+pub(super) fn interrupts() -> std::io::Result<Signal> {
+    signal(SignalKind::interrupt())
+}
+
+/// Follows a task to its end, or to Ctrl-C, which leaves the task alone. One that came since `interrupts` are listened to, or comes while
+/// something is being shown, counts too.
+pub(super) async fn follow(
+    context: &Context,
+    store: &Store,
+    task: TaskId,
+    reasoning: bool,
+    mut interrupts: Signal,
+) -> Outcome {
     let mut follower = Follower::new(store.clone(), task, context.window());
     let mut view = View::new(context.screen, reasoning);
-    // Listened to from here to the end: one that comes while something is being shown counts too.
-    let mut interrupts = signal(SignalKind::interrupt())?;
     loop {
         let news = tokio::select! {
             news = follower.next() => news?,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use owo_colors::OwoColorize as _;
+use tokio::signal::unix::Signal;
 
 use super::{
     Context,
@@ -18,7 +19,7 @@ use super::{
     text::safe_line,
 };
 use crate::{
-    actions::{self, Acted, Chat, Target, TaskRequest},
+    actions::{self, Acted, ActionError, Chat, Queued, Target, TaskRequest},
     model::ids::{AnyId, ChatId, SessionId, TaskId},
     store::{Store, reads::TaskRow},
 };
@@ -31,9 +32,12 @@ pub(super) async fn run(context: &Context, arguments: Run) -> Outcome {
     let prompt = read_prompt(arguments.prompt)?;
     let store = database::open(context).await?;
     let project = project::for_run(context, &store, arguments.project.as_deref(), arguments.yes).await?;
-    let task = actions::enqueue(&store, &project.row.name, &request(prompt, &arguments.options)).await?.task;
+    let request = request(prompt, &arguments.options);
+    let mut interrupts = live::interrupts()?;
+    let queue = actions::enqueue(&store, &project.row.name, &request);
+    let Some(done) = unless_interrupted(context, &mut interrupts, queue).await? else { return Ok(Exit::Detached) };
     project::say_base(context, &project).await?;
-    queued(context, &store, &task, &arguments.options).await
+    queued(context, &store, &done.task, &arguments.options, interrupts).await
 }
 
 /// `millhand send`.
@@ -67,8 +71,10 @@ pub(super) async fn send(context: &Context, arguments: Send) -> Outcome {
         request.merge_commit = Some(conflict.merge_commit);
         request.merge_branch = conflict.merge_branch;
         request.idempotency_key.get_or_insert(conflict.key);
-        let task = actions::send(store, session, chat, &request).await?.task;
-        return queued(context, store, &task, &arguments.options).await;
+        let mut interrupts = live::interrupts()?;
+        let queue = actions::send(store, session, chat, &request);
+        let Some(done) = unless_interrupted(context, &mut interrupts, queue).await? else { return Ok(Exit::Detached) };
+        return queued(context, store, &done.task, &arguments.options, interrupts).await;
     }
     let (review, prompt) = match (arguments.review, prompt) {
         (false, prompt) => (None, prompt.unwrap_or_default()),
@@ -83,11 +89,16 @@ pub(super) async fn send(context: &Context, arguments: Send) -> Outcome {
         // Queued once, however often this is tried: the comments are marked as sent after that.
         request.idempotency_key.get_or_insert_with(|| review.key.clone());
     }
-    let task = actions::send(store, session, chat, &request).await?.task;
-    if let Some(review) = &review {
-        actions::review_was_sent(store, review, task.id).await?;
-    }
-    queued(context, store, &task, &arguments.options).await
+    let mut interrupts = live::interrupts()?;
+    let queue = async {
+        let done = actions::send(store, session, chat, &request).await?;
+        if let Some(review) = &review {
+            actions::review_was_sent(store, review, done.task.id).await?;
+        }
+        Ok(done)
+    };
+    let Some(done) = unless_interrupted(context, &mut interrupts, queue).await? else { return Ok(Exit::Detached) };
+    queued(context, store, &done.task, &arguments.options, interrupts).await
 }
 
 fn request(prompt: String, options: &TaskOptions) -> TaskRequest {
@@ -103,8 +114,30 @@ fn request(prompt: String, options: &TaskOptions) -> TaskRequest {
     }
 }
 
+/// What was queued; none if Ctrl-C came before the database had answered.
+async fn unless_interrupted(
+    context: &Context,
+    interrupts: &mut Signal,
+    queue: impl Future<Output = Result<Queued, ActionError>>,
+) -> Outcome<Option<Queued>> {
+    tokio::select! {
+        biased;
+        done = queue => Ok(Some(done?)),
+        _ = interrupts.recv() => {
+            context.screen.note("Interrupted while the task was being queued. See whether it was: millhand ls");
+            Ok(None)
+        }
+    }
+}
+
 /// Says what was queued, and follows it unless told not to.
-async fn queued(context: &Context, store: &Store, task: &TaskRow, options: &TaskOptions) -> Outcome {
+async fn queued(
+    context: &Context,
+    store: &Store,
+    task: &TaskRow,
+    options: &TaskOptions,
+    interrupts: Signal,
+) -> Outcome {
     let screen = context.screen;
     let id = TaskId(task.id);
     screen.line(&format!(
@@ -122,7 +155,7 @@ async fn queued(context: &Context, store: &Store, task: &TaskRow, options: &Task
         return Ok(Exit::Done);
     }
     screen.object("task", task)?;
-    live::follow(context, store, id, options.reasoning).await
+    live::follow(context, store, id, options.reasoning, interrupts).await
 }
 
 /// The prompt, from wherever it comes.
