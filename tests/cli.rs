@@ -1,6 +1,7 @@
 //! The command line: the real program, run as people run it, against a database of its own.
 
 mod bench;
+mod floor;
 mod inbox;
 mod input;
 mod live;
