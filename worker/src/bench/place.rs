@@ -25,6 +25,9 @@ use crate::{
 const GIT_WITHIN: Duration = Duration::from_secs(300);
 /// How long a process of this program may take to end when it is told to.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
+/// How often it is tried to remove the folder, while what was interrupted ends.
+const REMOVALS: usize = 100;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(50);
 /// Files per folder of a made repository, as in real ones.
 const PER_FOLDER: usize = 30;
 
@@ -128,10 +131,21 @@ impl Place {
 
     /// Removes it, and says so if that fails, which dropping does not.
     pub(super) async fn remove(self) -> Result<()> {
-        let path = self.root.clone();
-        tokio::task::spawn_blocking(move || self.folder.close())
-            .await?
-            .with_context(|| format!("remove {}", path.display()))
+        let Self { folder, root, .. } = self;
+        let aside = root.with_extension("removed");
+        let what = format!("remove {}", root.display());
+        let remove = move || {
+            // What was interrupted finds nothing to write into any more. What it had open, or began a moment ago, ends soon.
+            fs::rename(folder.keep(), &aside)?;
+            for _ in 0..REMOVALS {
+                if fs::remove_dir_all(&aside).is_ok() {
+                    return Ok(());
+                }
+                std::thread::sleep(BETWEEN_REMOVALS);
+            }
+            fs::remove_dir_all(&aside)
+        };
+        tokio::task::spawn_blocking(remove).await?.context(what)
     }
 }
 
@@ -149,8 +163,12 @@ pub(super) async fn stop(child: &mut Child) -> Result<()> {
 /// Writes one of a made repository's files: some thirty lines, as sources have.
 pub(super) fn write_file(folder: &Path, number: usize, what: &str) -> std::io::Result<()> {
     let path = folder.join(format!("d{}/e{}/file{number}.txt", number / PER_FOLDER % 100, number / PER_FOLDER));
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+    // Below the folder only: where that is gone, nothing comes back.
+    for parent in path.ancestors().skip(1).take(2).collect::<Vec<_>>().into_iter().rev() {
+        match fs::create_dir(parent) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
     }
     let mut content = format!("file {number}, {what}\n");
     for line in 0..30 {
