@@ -46,6 +46,12 @@ fn lives(pid: u32) -> bool {
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
+/// Whether a process is stopped, which it may not be yet when `kill -STOP` has returned.
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+}
+
 fn shim_of(child: &Child) -> Result<u32> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", child.pid()))?;
     Ok(stat.rsplit(") ").next().context("stat")?.split(' ').nth(1).context("parent")?.parse()?)
@@ -211,6 +217,7 @@ async fn a_stopped_family_is_ended_too() -> Result<()> {
     let child = start(&supervisor(), shell(&folder, "echo ready; exec sleep 1000")).await?;
     child.wait_line(LONG, |line| line.text == "ready").await?;
     send("-STOP", child.pid())?;
+    wait_until("it is stopped", LONG, async || is_stopped(child.pid())).await?;
     assert_eq!(child.stop(SHORT).await, Some(Exit::Signal(9)));
     Ok(())
 }
