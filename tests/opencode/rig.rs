@@ -173,7 +173,8 @@ impl Rig {
         let (sender, mut receiver) = mpsc::channel(100);
         let mut events = Vec::new();
         let turn = async {
-            let report = self.backend.prompt(session, prompt, &Nobody, &sender, stop).await;
+            let rest = tokio::sync::Notify::new();
+            let report = self.backend.prompt(session, prompt, &Nobody, &sender, &rest, stop).await;
             drop(sender);
             report
         };

@@ -10,8 +10,12 @@ use crate::support::{
     world::{TURN_WITHIN, World, stop},
 };
 
-/// Many leases.
-const AWAY: Duration = Duration::from_secs(16);
+/// How long the database is away: many leases. `ops/outage` has it away for longer.
+fn away() -> Result<Duration> {
+    let seconds = std::env::var("MILLHAND_OUTAGE_SECONDS").map_or(Ok(16), |seconds| seconds.parse());
+    Ok(Duration::from_secs(seconds.context("MILLHAND_OUTAGE_SECONDS")?))
+}
+
 const LEASE: (&str, &str) = ("MILLHAND_TIMINGS_LEASE", "2s");
 /// Lines in the log for all of it: each loop says once that it does not work, and once that it does again.
 const LINES: usize = 60;
@@ -50,10 +54,10 @@ async fn a_database_that_is_away_for_many_leases_loses_nothing_and_fills_no_log(
 
     // Nobody answers, and whoever is asked refuses.
     proxy.black_hole();
-    tokio::time::sleep(AWAY / 2).await;
+    tokio::time::sleep(away()? / 2).await;
     let port = proxy.port();
     drop(proxy);
-    tokio::time::sleep(AWAY / 2).await;
+    tokio::time::sleep(away()? / 2).await;
     assert_eq!(worker.id(), pid, "it did not give up");
     ensure!(worker.try_wait()?.is_none(), "it did not give up: {}", worker::log(&world));
     let _proxy = world.db.proxy_on(port).await?;

@@ -4,8 +4,8 @@
 //! answered at once. Warm turns, bare turns (see [`OpencodeBackend::bare_turn`](crate::agent::opencode::OpencodeBackend::bare_turn))
 //! and cold runs take turns, so that whatever else the machine does strikes all of them.
 //!
-//! **Committed** means: seen by another connection that asks for the task's state every millisecond, from the model's last byte on.
-//! So figures up to it are up to a millisecond and a round trip too long.
+//! **Committed** means: another connection was told so by the database, which a trigger in the scratch database sees to. So figures up to it
+//! hold the trigger and a notification, too.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ use crate::{
     model::ask::AskPolicy,
     scripted::{Prices, RecordedRequest, Script, ScriptedModel, model_name},
     service::Host,
-    store::Store,
+    store::{Ends, Store},
     tools::{Search, find_opencode},
 };
 
@@ -40,7 +40,7 @@ pub(super) const FILE: &str = "notes.txt";
 pub(super) const TURN_WITHIN: Duration = Duration::from_secs(120);
 /// How long opencode may take to be looked at when a worker starts.
 const PROBE_WITHIN: Duration = Duration::from_secs(120);
-/// Between looks at a task's state.
+/// Between looks at what the model was asked.
 const LOOK: Duration = Duration::from_millis(1);
 /// Files of the repository.
 const FILES: usize = 20;
@@ -128,8 +128,11 @@ async fn within(
     let project = store.load_repository(PROJECT, &source.to_string_lossy()).await?;
     let cold = cold::Cold::new(place, git.binary(), binary, model, &source).await?;
     let host = Host::start(&settings, store.clone(), bench.millhand.clone()).await?;
-    let rig = Rig { store, place, model, host: &host, project };
-    let measured = bench.unless_stopped(rig.measure(&cold, size, report)).await;
+    let measured = async {
+        let rig = Rig { store, ends: store.watch_ends().await?, place, model, host: &host, project };
+        rig.measure(&cold, size, report).await
+    };
+    let measured = bench.unless_stopped(measured).await;
     let hurry = CancellationToken::new();
     hurry.cancel();
     host.stop(hurry).await;
@@ -139,6 +142,7 @@ async fn within(
 /// What is measured with.
 struct Rig<'a> {
     store: &'a Store,
+    ends: Ends,
     place: &'a Place,
     model: &'a ScriptedModel,
     host: &'a Host,
@@ -221,7 +225,7 @@ impl Rig<'_> {
         let began = Instant::now();
         let task = self.store.load_task(PROJECT, session, &prompt, &model).await?;
         let [first, last] = self.both_answers(&prompt).await?;
-        let seen = self.store.when_completed(&[task.task], LOOK, TURN_WITHIN).await?;
+        let seen = self.ends.when_completed(&[task.task], TURN_WITHIN).await?;
         let committed = *seen.first().context("a task")?;
         self.check(&self.place.home().worktree(self.project, task.session), &prompt)?;
         let last_byte = last.last_byte.context("the answer's last byte")?.instant;
@@ -323,7 +327,7 @@ impl Rig<'_> {
         let queued = sessions.iter().map(|session| self.store.load_task(PROJECT, Some(*session), &prompt, &model));
         let tasks: Vec<i64> =
             futures::future::try_join_all(queued).await?.into_iter().map(|queued| queued.task).collect();
-        let seen = self.store.when_completed(&tasks, LOOK * 5, TURN_WITHIN).await?;
+        let seen = self.ends.when_completed(&tasks, TURN_WITHIN).await?;
         let mut samples = Samples::default();
         for committed in seen {
             samples.push(committed.duration_since(began));

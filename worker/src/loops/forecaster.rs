@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{
     actions::{ActionError, Applier, Outlook},
     store::StoreError,
@@ -38,14 +38,9 @@ impl Forecaster {
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("forecasting conflicts");
         let mut known = HashMap::new();
-        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(10)));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            let Some(round) = stop.run_until_cancelled(self.round(&mut known)).await else { return };
+        let mut rounds = Rounds::every(self.every, &stop);
+        while rounds.next().await {
+            let Some(round) = rounds.unless_stopped(self.round(&mut known)).await else { return };
             trouble.note(round);
         }
     }

@@ -5,14 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{
-    sync::Notify,
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{
     config::Timings,
     store::{Store, StoreError},
@@ -38,14 +35,8 @@ impl Heartbeat {
     pub async fn run(self, stop: CancellationToken) {
         let watchdog = tokio::spawn(watch(self.leases.clone(), self.timings.heartbeat / 4, stop.clone()));
         let mut trouble = Trouble::new("renewing leases");
-        let mut ticks = tokio::time::interval(self.timings.heartbeat);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                _ = ticks.tick() => {}
-                () = self.cancels.notified() => {}
-            }
+        let mut rounds = Rounds::every(self.timings.heartbeat, &stop);
+        while rounds.next_or(&self.cancels).await {
             trouble.note(self.beat().await);
         }
         let _ = watchdog.await;
@@ -89,12 +80,8 @@ impl Heartbeat {
 }
 
 async fn watch(leases: Leases, every: Duration, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(every.max(Duration::from_millis(10)));
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
+    let mut rounds = Rounds::every(every, &stop);
+    while rounds.next().await {
         let stopped = leases.stop_untrusted(Instant::now());
         if stopped > 0 {
             tracing::warn!(

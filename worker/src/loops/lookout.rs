@@ -4,11 +4,10 @@
 
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::store::{Store, StoreError, migrate::SchemaState};
 
 /// What the lookout needs.
@@ -29,14 +28,9 @@ impl Lookout {
     /// Looks until `stop_claiming`.
     pub async fn run(self) {
         let mut trouble = Trouble::new("looking at the schema's version");
-        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(10)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = Rounds::every(self.every, &self.stop_claiming);
         let mut said = None;
-        loop {
-            tokio::select! {
-                () = self.stop_claiming.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        while rounds.next().await {
             trouble.note(self.look(&mut said).await);
         }
     }

@@ -17,9 +17,12 @@ pub mod pruner;
 pub mod reaper;
 pub mod rehomer;
 pub mod rescuer;
+mod rounds;
 pub mod settler;
 pub mod teller;
 pub mod tender;
+
+pub use rounds::Rounds;
 
 use crate::store::StoreError;
 

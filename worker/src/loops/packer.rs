@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{
     git::{Git, LOOSE_OBJECTS},
     model::counters::{Count, Counters},
@@ -26,20 +25,11 @@ impl Packer {
     /// Packs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("packing mirrors");
-        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(10)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                packed = self.git.pack_mirrors(LOOSE_OBJECTS) => {
-                    let packed = packed.map_err(|error| StoreError::Unexpected(error.to_string()));
-                    self.counters.add(Count::MirrorsPacked, trouble.note(packed).unwrap_or(0));
-                }
-            }
+        let mut rounds = Rounds::every(self.every, &stop);
+        while rounds.next().await {
+            let Some(packed) = rounds.unless_stopped(self.git.pack_mirrors(LOOSE_OBJECTS)).await else { return };
+            let packed = packed.map_err(|error| StoreError::Unexpected(error.to_string()));
+            self.counters.add(Count::MirrorsPacked, trouble.note(packed).unwrap_or(0));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{agent::Backend, store::Store};
 
 /// What the prober needs.
@@ -25,16 +25,9 @@ impl Prober {
     /// Looks until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("recording agents");
-        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(10)));
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            let probe = tokio::select! {
-                () = stop.cancelled() => return,
-                probe = self.backend.probe() => probe,
-            };
+        let mut rounds = Rounds::every(self.every, &stop);
+        while rounds.next().await {
+            let Some(probe) = rounds.unless_stopped(self.backend.probe()).await else { return };
             trouble.note(self.store.record_agent(&self.host_id, &self.agent, "opencode", &probe_row(&probe)).await);
         }
     }

@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{
     config::RetentionSettings,
     model::counters::Count,
@@ -36,17 +35,10 @@ impl Pruner {
     /// Prunes until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("taking away what is old");
-        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(10)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                round = self.round() => trouble.note(round),
-            };
+        let mut rounds = Rounds::every(self.every, &stop);
+        while rounds.next().await {
+            let Some(round) = rounds.unless_stopped(self.round()).await else { return };
+            trouble.note(round);
         }
     }
 

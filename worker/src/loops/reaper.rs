@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{
     agent::Backend,
     store::StoreError,
@@ -28,14 +28,8 @@ impl Reaper {
     /// Reaps until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("reaping worktrees");
-        let mut ticks = tokio::time::interval(self.worktrees.timings.reap);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-                () = self.wake.notified() => {}
-            }
+        let mut rounds = Rounds::every(self.worktrees.timings.reap, &stop);
+        while rounds.next_or(&self.wake).await {
             let round = self.worktrees.round(Some(&*self.backend), &stop).await;
             trouble.note(round.map(drop).map_err(|error| match error {
                 WorktreeError::Store(error) => error,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{
     store::{StoreError, rehome::AwaySession},
     worktrees::{WorktreeError, Worktrees},
@@ -32,14 +32,10 @@ impl Rehomer {
         let mut trouble = Trouble::new("looking for sessions whose host is gone");
         // Sessions that could not be moved, and when that was.
         let mut refused = HashMap::new();
-        let mut ticks = tokio::time::interval((away / 10).max(std::time::Duration::from_millis(200)));
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            trouble.note(stop.run_until_cancelled(self.round(&mut refused)).await.unwrap_or(Ok(())));
+        let mut rounds = Rounds::every((away / 10).max(std::time::Duration::from_millis(200)), &stop);
+        while rounds.next().await {
+            let Some(round) = rounds.unless_stopped(self.round(&mut refused)).await else { return };
+            trouble.note(round);
         }
     }
 

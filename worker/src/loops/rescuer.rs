@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{
     config::Timings,
     model::clock::ClockWatch,
@@ -37,17 +37,13 @@ impl Rescuer {
     /// Rescues until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("rescuing tasks");
-        let mut ticks = tokio::time::interval(self.timings.rescue);
-        let mut rounds = 0_u32;
+        let mut rounds = Rounds::every(self.timings.rescue, &stop);
+        let mut count = 0_u32;
         let began = Instant::now();
         let mut clock = ClockWatch::new(self.timings.lease, self.timings.heartbeat);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            rounds = rounds.wrapping_add(1);
-            trouble.note(self.round(began, &mut clock, rounds.is_multiple_of(SWEEP_EVERY)).await);
+        while rounds.next().await {
+            count = count.wrapping_add(1);
+            trouble.note(self.round(began, &mut clock, count.is_multiple_of(SWEEP_EVERY)).await);
         }
     }
 

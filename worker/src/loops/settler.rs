@@ -4,7 +4,7 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{
     actions::{ActionError, Applier},
     store::StoreError,
@@ -20,13 +20,8 @@ impl Settler {
     /// Settles until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("settling applies");
-        let mut ticks = tokio::time::interval(self.applier.timings.settle_applies);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        let mut rounds = Rounds::every(self.applier.timings.settle_applies, &stop);
+        while rounds.next().await {
             let settled = self.applier.recover_all().await;
             trouble.note(settled.map_err(|error| match error {
                 ActionError::Store(error) => error,

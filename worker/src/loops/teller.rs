@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Trouble;
+use super::{Rounds, Trouble};
 use crate::{agent::Backend, store::Store};
 
 /// What the teller needs.
@@ -25,20 +24,16 @@ impl Teller {
     /// Looks until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut trouble = Trouble::new("recording agents' servers");
-        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(10)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = Rounds::every(self.every, &stop);
         let mut told = Vec::new();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        while rounds.next().await {
             let servers = self.backend.servers();
             if servers == told {
                 continue;
             }
             let telling = self.store.tell_servers(self.worker, &servers);
-            if trouble.note(stop.run_until_cancelled(telling).await.unwrap_or(Ok(()))).is_some() {
+            let Some(done) = rounds.unless_stopped(telling).await else { return };
+            if trouble.note(done).is_some() {
                 told = servers;
             }
         }

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::Rounds;
 use crate::agent::Backend;
 
 /// What the tender needs.
@@ -18,17 +18,9 @@ pub struct Tender {
 impl Tender {
     /// Looks until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(self.every.max(Duration::from_millis(10)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.backend.tend() => {}
-            }
+        let mut rounds = Rounds::every(self.every, &stop);
+        while rounds.next().await {
+            rounds.unless_stopped(self.backend.tend()).await;
         }
     }
 }

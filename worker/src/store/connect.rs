@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, QueueMode, RecyclingMethod, Runtime};
 use tokio_postgres::config::SslMode;
 
 use super::{Result, StoreError, durable};
@@ -97,6 +97,8 @@ fn pool(connect: &Connect, size: usize, synchronous_commit: bool) -> Result<Pool
     let manager = Manager::from_config(config, connect.tls.clone(), recycling);
     Pool::builder(manager)
         .max_size(size)
+        // The one that was used last: it has its statements prepared and planned, and what they touch in its caches.
+        .queue_mode(QueueMode::Lifo)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(CONNECT_TIMEOUT))
         .create_timeout(Some(CONNECT_TIMEOUT))

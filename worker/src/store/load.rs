@@ -5,6 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::StreamExt as _;
+use tokio::sync::watch;
+use tokio_postgres::AsyncMessage;
 use uuid::Uuid;
 
 use super::{Connect, Result, Store, StoreError};
@@ -50,36 +53,26 @@ impl Store {
         Ok(LoadedTask { task: row.get(0), session: row.get(1) })
     }
 
-    /// Asks for the states of tasks again and again, this often, on one connection, until all have completed. Returns when each was
-    /// first seen so, in their order.
-    ///
-    /// # Errors
-    ///
-    /// One of them ended otherwise, or they are not over `within`.
-    pub async fn when_completed(&self, tasks: &[i64], every: Duration, within: Duration) -> Result<Vec<Instant>> {
-        let client = self.client().await?;
-        let sql = "SELECT id, state, coalesce(error_message, '') FROM millhand.tasks \
-                   WHERE id = ANY($1) AND state NOT IN ('pending', 'waiting', 'running')";
-        let statement = client.prepare_cached(sql).await?;
-        let deadline = Instant::now() + within;
-        let mut seen: BTreeMap<i64, Instant> = BTreeMap::new();
-        loop {
-            for row in client.query(&statement, &[&tasks]).await? {
-                let (task, state, error): (i64, &str, &str) = (row.get(0), row.get(1), row.get(2));
-                if state != "completed" {
-                    return Err(StoreError::Unexpected(format!("t{task} of the benchmark is {state}: {error}")));
+    /// Has this database, which must be a scratch one, tell when tasks come to rest: asking again and again would take time from those
+    /// who are measured.
+    pub async fn watch_ends(&self) -> Result<Ends> {
+        let Connect { config, tls, .. } = self.connect();
+        let (client, mut connection) = config.connect(tls.clone()).await?;
+        let (seen, ends) = watch::channel(BTreeMap::new());
+        tokio::spawn(async move {
+            let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
+            while let Some(Ok(message)) = messages.next().await {
+                if let AsyncMessage::Notification(told) = message
+                    && let Some((task, how)) = told.payload().split_once(' ')
+                    && let Ok(task) = task.parse::<i64>()
+                {
+                    let end = (Instant::now(), how.to_owned());
+                    seen.send_modify(|seen| drop(seen.insert(task, end)));
                 }
-                seen.entry(task).or_insert_with(Instant::now);
             }
-            if let Some(all) = tasks.iter().map(|task| seen.get(task).copied()).collect() {
-                return Ok(all);
-            }
-            if Instant::now() > deadline {
-                let missing = tasks.len() - seen.len();
-                return Err(StoreError::Unexpected(format!("{missing} tasks were not over within {within:?}")));
-            }
-            tokio::time::sleep(every).await;
-        }
+        });
+        client.batch_execute(include_str!("sql/bench_ends.sql")).await?;
+        Ok(Ends { seen: ends, _client: client })
     }
 
     /// Whether a host has told what agents it can run.
@@ -206,5 +199,34 @@ impl Store {
             .batch_execute("TRUNCATE millhand.tasks, millhand.sessions, millhand.leases, millhand.nudges CASCADE")
             .await?;
         Ok(())
+    }
+}
+
+/// Tasks that came to rest, as the database tells.
+#[derive(Debug)]
+pub struct Ends {
+    seen: watch::Receiver<BTreeMap<i64, (Instant, String)>>,
+    /// The connection ends with it.
+    _client: tokio_postgres::Client,
+}
+
+impl Ends {
+    /// Waits until all of these have completed. Returns when each was told of, in their order.
+    ///
+    /// # Errors
+    ///
+    /// One of them ended otherwise, or they are not over `within`.
+    pub async fn when_completed(&self, tasks: &[i64], within: Duration) -> Result<Vec<Instant>> {
+        let mut seen = self.seen.clone();
+        let all = seen.wait_for(|seen| tasks.iter().all(|task| seen.contains_key(task)));
+        let told = tokio::time::timeout(within, all).await;
+        let Ok(Ok(told)) = told else {
+            return Err(StoreError::Unexpected(format!("tasks {tasks:?} were not over within {within:?}")));
+        };
+        let when = |task: &i64| match told.get(task) {
+            Some((when, how)) if how == "completed" => Ok(*when),
+            end => Err(StoreError::Unexpected(format!("t{task} of the benchmark did not complete: {end:?}"))),
+        };
+        tasks.iter().map(when).collect()
     }
 }

@@ -38,6 +38,7 @@ pub mod webhooks;
 pub mod worktrees;
 
 pub use connect::{Connect, Store};
+pub use load::Ends;
 
 /// Why a query gave no answer.
 #[derive(Debug, thiserror::Error)]

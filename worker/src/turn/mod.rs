@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     agent::{AgentProject, AgentSession, Backend, Prompt, SessionRequest, TurnReport, command::Commands},
@@ -29,6 +29,7 @@ mod resume;
 mod setup;
 mod transcript;
 
+use changes::{Ahead, Work};
 use desk::Desk;
 use lease::{Lease, StopReason};
 use persist::persist;
@@ -162,13 +163,14 @@ impl Turns {
             () = lease.stopped().cancelled() => return interrupted(lease),
             session = self.agent_session(claimed, agent, lease, &worktree, transcript) => session?,
         };
-        let mut report = self.converse(claimed, agent, &session, lease, transcript).await?;
+        let owner = owner(claimed, agent);
+        let work = Work { turns: self, claimed, owner, lease, mirror: &mirror, worktree: &worktree };
+        let (mut report, ahead) = self.converse(agent, &session, work, transcript).await?;
         if report.ending == Ending::Aborted
             && let Some(limit) = lease.limit()
         {
             (report.ending, report.error) = (Ending::OverBudget, limit);
         }
-        let owner = owner(claimed, agent);
         if lease.reason() == Some(StopReason::LeaseLost) {
             // Nothing of the turn counts, but what it cost was paid all the same.
             if let Err(error) = self.store.record_usage(owner, &report.steps).await {
@@ -179,7 +181,13 @@ impl Turns {
         // From here on nothing takes long, and nothing of it may be lost for want of a heartbeat.
         lease.settle();
         let usage = persist(lease, || self.store.record_usage(owner, &report.steps));
-        let changes = changes::record(self, claimed, owner, lease, &mirror, &worktree);
+        let changes = async {
+            let is_there = match ahead {
+                Some(ahead) => ahead.holds(&report).await,
+                None => false,
+            };
+            if is_there { Ok(()) } else { work.record().await }
+        };
         let (usage, changes) = tokio::join!(usage, changes);
         usage?;
         changes?;
@@ -281,35 +289,40 @@ impl Turns {
     }
 
     /// prompt → follow → settle.
-    async fn follow(
+    ///
+    /// When the agent seems to be at rest, what it changed is recorded while its backend makes sure.
+    async fn follow<'a>(
         &self,
         session: &AgentSession,
         prompt: Prompt,
         desk: &Desk<'_>,
-        lease: &Lease,
+        work: Work<'a>,
         transcript: &Transcript,
         until: Instant,
-    ) -> TurnReport {
-        let stop = lease.stopped().child_token();
-        let turn = self.backend.prompt(session, prompt, desk, transcript.events(), stop.clone());
+    ) -> (TurnReport, Option<Ahead<'a>>) {
+        let (stop, rest) = (work.lease.stopped().child_token(), Notify::new());
+        let turn = self.backend.prompt(session, prompt, desk, transcript.events(), &rest, stop.clone());
         tokio::pin!(turn);
-        tokio::select! {
-            report = &mut turn => report,
-            () = tokio::time::sleep_until(until) => {
-                stop.cancel();
-                let report = turn.await;
-                if report.ending == Ending::Aborted {
-                    let minutes = self.timings.turn_limit.as_secs() / 60;
-                    TurnReport {
-                        ending: Ending::TimedOut,
-                        error: format!("the turn took longer than {minutes} minutes (turn_limit) and was stopped"),
-                        ..report
-                    }
-                } else {
-                    report
+        let mut ahead: Option<Ahead<'a>> = None;
+        let mut is_late = false;
+        let report = loop {
+            tokio::select! {
+                biased;
+                report = &mut turn => break report,
+                () = rest.notified(), if ahead.is_none() => ahead = Some(Ahead::begin(work)),
+                () = async { if let Some(ahead) = &mut ahead { ahead.go_on().await } }, if ahead.is_some() => {}
+                () = tokio::time::sleep_until(until), if !stop.is_cancelled() => {
+                    is_late = true;
+                    stop.cancel();
                 }
             }
+        };
+        if is_late && report.ending == Ending::Aborted {
+            let minutes = self.timings.turn_limit.as_secs() / 60;
+            let error = format!("the turn took longer than {minutes} minutes (turn_limit) and was stopped");
+            return (TurnReport { ending: Ending::TimedOut, error, ..report }, ahead);
         }
+        (report, ahead)
     }
 }
 

@@ -6,7 +6,14 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::{Interrupted, Turns, desk::Desk, lease::Lease, persist::persist, transcript::Transcript};
+use super::{
+    Interrupted, Turns,
+    changes::{Ahead, Work},
+    desk::Desk,
+    lease::Lease,
+    persist::persist,
+    transcript::Transcript,
+};
 use crate::{
     agent::{AgentSession, Prompt, TurnReport},
     model::{
@@ -27,14 +34,16 @@ const ASKS: &str = "this project asks before it is sent again: retry it to go on
 
 impl Turns {
     /// prompt → follow, and again as long as the agent stops at its limit of steps and may go on.
-    pub(super) async fn converse(
+    ///
+    /// With the record of its changes, as far as that was begun.
+    pub(super) async fn converse<'a>(
         &self,
-        claimed: &Claimed,
         agent: &str,
         session: &AgentSession,
-        lease: &Lease,
+        work: Work<'a>,
         transcript: &Transcript,
-    ) -> Result<TurnReport, Interrupted> {
+    ) -> Result<(TurnReport, Option<Ahead<'a>>), Interrupted> {
+        let Work { claimed, lease, .. } = work;
         let mut message = first_message(claimed, session);
         let is_new = claimed.message_id.as_ref() != Some(&message.id());
         let may_resend = !claimed.asks_before_resend;
@@ -49,7 +58,7 @@ impl Turns {
         }
         let until = Instant::now() + self.timings.turn_limit;
         let desk = Desk::new(&self.store, lease.token(), claimed.attempt_id, &self.timings);
-        let mut report = self.follow(session, prompt, &desk, lease, transcript, until).await;
+        let (mut report, mut ahead) = self.follow(session, prompt, &desk, work, transcript, until).await;
         while let Some(next) = message.next(&report.ending, self.step_resumes) {
             message = next;
             let times = format!("{} of {}", message.resumes, self.step_resumes);
@@ -66,7 +75,12 @@ impl Turns {
                 }
                 Ok(false) | Err(Interrupted::Fenced) => break,
             }
-            report = together(report, self.follow(session, prompt, &desk, lease, transcript, until).await);
+            if let Some(earlier) = ahead.take() {
+                earlier.end().await;
+            }
+            let after;
+            (after, ahead) = self.follow(session, prompt, &desk, work, transcript, until).await;
+            report = together(report, after);
         }
         desk.close().await;
         match report.ending {
@@ -80,7 +94,7 @@ impl Turns {
             Ending::ServerLost => self.note_lost_server(claimed, agent, transcript).await,
             _ => {}
         }
-        Ok(report)
+        Ok((report, ahead))
     }
 
     /// The task's prompt; in a conversation that begins in the middle of a chat, with what was asked and answered before.

@@ -190,6 +190,11 @@ impl Watch {
         self.idle_heard
     }
 
+    /// Since when it is at rest, if the stream told so and we had no part in it.
+    pub(super) fn rests_since(&self) -> Option<Instant> {
+        self.idle_since.filter(|_| self.idle_heard && self.broken.is_none())
+    }
+
     /// Whether nothing was heard for longer than a stream may be silent: if things happen, it does not tell of them.
     pub(super) fn is_silent(&self, now: Instant) -> bool {
         now.duration_since(self.last_activity) >= self.limits.silence

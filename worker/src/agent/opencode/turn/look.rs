@@ -1,6 +1,9 @@
 //! Looking at a turn by GET: what its server says of it, and what follows from that.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use super::{Cut, Turn, wall_ms};
 use crate::{
@@ -8,7 +11,7 @@ use crate::{
         settle::Snapshot,
         stream::Subscription,
         tree,
-        wire::{Session, Status},
+        wire::{MessageWithParts, Session, Status},
     },
     model::{event::AgentEvent, outcome::Ending},
 };
@@ -74,9 +77,18 @@ impl Turn<'_> {
         let may_have_children = !self.heard_all || self.tree.has_subagents();
         let children =
             async { if may_have_children { client.children(&self.session.id).await } else { Ok(Vec::new()) } };
-        let read = async { tokio::try_join!(client.statuses(directory), self.read_messages(), children) };
-        let (mut statuses, messages, children) = self.lives(read).await?;
+        // A stream that missed nothing has told that the turn is at rest: what a status would say is known, and a request less.
+        let was_told = self.heard_all && !self.must_read && self.watch.has_heard_idle() && !self.watch.is_broken();
+        let statuses = async { if was_told { Ok(None) } else { client.statuses(directory).await.map(Some) } };
+        let read = async { tokio::try_join!(statuses, self.read_messages(), children) };
+        let (statuses, messages, children) = self.lives(read).await?;
         let messages = tree::since(messages, &self.prompt.message_id);
+        let mut statuses = match statuses {
+            Some(statuses) => statuses,
+            None if is_final_answer(&messages) => BTreeMap::new(),
+            // It may have been told of an earlier turn.
+            None => self.lives(client.statuses(directory)).await?,
+        };
         if std::mem::take(&mut self.must_read) {
             for child in &children {
                 subscription.adopt(&child.id);
@@ -157,4 +169,12 @@ impl Turn<'_> {
         self.watch.tool_runs(self.tree.tool_since());
         Ok(())
     }
+}
+
+/// Whether the last message is an answer after which the agent does not go on by itself.
+fn is_final_answer(messages: &[MessageWithParts]) -> bool {
+    messages.last().is_some_and(|last| {
+        let goes_on = last.info.finish.as_deref().is_none_or(|finish| matches!(finish, "tool-calls" | "unknown"));
+        last.info.is_assistant() && last.info.is_complete() && last.info.error.is_none() && !goes_on
+    })
 }

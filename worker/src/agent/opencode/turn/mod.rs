@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::{sync::OwnedSemaphorePermit, sync::mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -62,6 +62,8 @@ pub(super) struct Turn<'a> {
     finished: std::collections::HashMap<String, bool>,
     /// Asks that were answered, or put before a person.
     answered: HashSet<String>,
+    /// Told when the agent seems to be at rest.
+    rest: &'a Notify,
     /// What people are asked.
     desk: &'a dyn AskDesk,
     /// Those who have not answered yet.
@@ -84,6 +86,7 @@ pub(super) struct Turn<'a> {
 pub(super) struct TurnSetup<'a> {
     pub(super) timings: &'a Timings,
     pub(super) desk: &'a dyn AskDesk,
+    pub(super) rest: &'a Notify,
     pub(super) show_reasoning: bool,
 }
 
@@ -129,6 +132,7 @@ pub(super) async fn run(
         unanswered_looks: 0,
         finished: std::collections::HashMap::new(),
         answered: HashSet::new(),
+        rest: setup.rest,
         desk: setup.desk,
         asked: Unanswered::default(),
         must_read: false,
@@ -144,6 +148,7 @@ pub(super) async fn run(
         Err(cut) => Err(cut),
     };
     let was_seen_through = ended.is_ok() && turn.heard_all && !turn.watch.is_broken();
+    let rests_since = if ended.is_ok() { turn.watch.rests_since() } else { None };
     let (ending, error) = ended.unwrap_or_else(|cut| match cut {
         Cut::ServerLost(why) => (Ending::ServerLost, format!("opencode's server was lost during the turn: {why}")),
         Cut::Refused(why) => (Ending::AgentError, why),
@@ -153,6 +158,7 @@ pub(super) async fn run(
         error: server.redactor.cleaned(error),
         summary: server.redactor.cleaned(turn.transcript.summary().to_owned()),
         steps: turn.tree.usage(&prompt.began_with),
+        rests_since,
     };
     if was_seen_through {
         server.conversations.remember(&session.id, &session.directory, turn.transcript.into_message_ids());
@@ -384,9 +390,15 @@ impl Turn<'_> {
                     self.watch.status(&status, wall_ms(), now);
                 } else if is_root {
                     self.watch.status(&status, wall_ms(), now);
+                    if status == Status::Idle {
+                        self.rest.notify_one();
+                    }
                 }
             }
-            Event::Idle if is_root => self.watch.idle(now),
+            Event::Idle if is_root => {
+                self.watch.idle(now);
+                self.rest.notify_one();
+            }
             Event::Error(error) if is_root => {
                 self.cold = None;
                 self.watch.error(error, now);
