@@ -5,7 +5,7 @@
 //!
 //! - [`queue`]: the queue alone. [`turns`]: whole turns, beside bare ones and `opencode run`. [`git`]: worktrees and diffs, beside the git
 //!   command line. [`memory`]: what a worker occupies. [`views`]: what people look at, by the command line and in the dashboard (`pages`).
-//!   [`apply`]: a large change set. [`streams`]: many who watch turns.
+//!   [`apply`]: a large change set. [`streams`]: many who watch turns. [`recovery`]: turns whose worker is killed.
 //! - `cold`: `opencode run`. `place`: the folder that a part works in. `served`: the API of this program. [`figures`]: samples, and what is said of them.
 //!
 //! Each part works in a folder and a database of its own, and removes both, whatever happens.
@@ -27,6 +27,7 @@ pub mod memory;
 mod pages;
 mod place;
 pub mod queue;
+pub mod recovery;
 mod served;
 pub mod streams;
 pub mod turns;

@@ -48,6 +48,7 @@ enum Part {
     Views,
     Apply,
     Streams,
+    Recovery,
 }
 
 impl Part {
@@ -64,6 +65,7 @@ impl Part {
             Self::Views => "what people look at",
             Self::Apply => "applying",
             Self::Streams => "many who watch",
+            Self::Recovery => "what a kill costs",
         }
     }
 }
@@ -149,6 +151,10 @@ async fn run(
         (Part::Streams, Some(store)) => {
             let size = if quick { bench::streams::Size::QUICK } else { bench::streams::Size::FULL };
             bench::in_scratch(store, async |scratch| bench::streams::run(bench, scratch, size, report).await).await
+        }
+        (Part::Recovery, Some(store)) => {
+            let size = if quick { bench::recovery::Size::QUICK } else { bench::recovery::Size::FULL };
+            bench::in_scratch(store, async |scratch| bench::recovery::run(bench, scratch, size, report).await).await
         }
         // Connected above, for every part that needs one.
         (_, None) => Err(anyhow::anyhow!("no database")),

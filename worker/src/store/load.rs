@@ -75,6 +75,24 @@ impl Store {
         Ok(Ends { seen: ends, _client: client })
     }
 
+    /// The host of a task's last attempt.
+    pub async fn host_of_attempt(&self, task: i64) -> Result<String> {
+        let sql = "SELECT host_id FROM millhand.attempts WHERE task_id = $1 ORDER BY number DESC LIMIT 1";
+        Ok(self.client().await?.query_one(sql, &[&task]).await?.get(0))
+    }
+
+    /// Whether an attempt after a task's first one has the agent's conversation open.
+    pub async fn is_open_again(&self, task: i64) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT FROM millhand.attempts WHERE task_id = $1 AND number > 1 AND agent_session IS NOT NULL)";
+        Ok(self.client().await?.query_one(sql, &[&task]).await?.get(0))
+    }
+
+    /// Whether nothing of a task runs, nor will by itself.
+    pub async fn is_at_rest(&self, task: i64) -> Result<bool> {
+        let sql = "SELECT state NOT IN ('pending', 'waiting', 'running') FROM millhand.tasks WHERE id = $1";
+        Ok(self.client().await?.query_one(sql, &[&task]).await?.get(0))
+    }
+
     /// Whether a host has told what agents it can run.
     pub async fn knows_agents(&self) -> Result<bool> {
         Ok(self.client().await?.query_one("SELECT EXISTS (SELECT FROM millhand.agents)", &[]).await?.get(0))

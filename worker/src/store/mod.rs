@@ -38,7 +38,7 @@ pub mod webhooks;
 pub mod worktrees;
 
 pub use connect::{Connect, Store};
-pub use load::Ends;
+pub use load::{Ends, LoadedTask};
 
 /// Why a query gave no answer.
 #[derive(Debug, thiserror::Error)]

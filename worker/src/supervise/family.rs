@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 
 /// The variable that marks a family.
 pub const FAMILY_VARIABLE: &str = "MILLHAND_FAMILY";
@@ -110,7 +113,9 @@ fn stat(pid: i32) -> Option<Stat> {
     // The name, in brackets, may hold anything; what follows the last bracket is plain.
     let after = text.iter().rposition(|byte| *byte == b')')? + 1;
     let fields: Vec<_> = std::str::from_utf8(&text[after..]).ok()?.split_ascii_whitespace().collect();
-    let dead = matches!(*fields.first()?, "Z" | "X" | "x");
+    // A process goes on whose first thread has ended: that one alone is dead.
+    let has_other_threads = fields.get(17)?.parse::<u32>().is_ok_and(|threads| threads > 1);
+    let dead = matches!(*fields.first()?, "Z" | "X" | "x") && !has_other_threads;
     Some(Stat { parent: fields.get(1)?.parse().ok()?, started: fields.get(19)?.parse().ok()?, dead })
 }
 
@@ -125,11 +130,22 @@ pub(super) fn has_variable(pid: u32, name: &str) -> bool {
 }
 
 fn variable(pid: i32, name: &str) -> Option<String> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let environment = environment(pid)?;
     let value = environment
         .split(|byte| *byte == 0)
         .find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
     String::from_utf8(value.to_vec()).ok()
+}
+
+/// A process's environment as it was started with. Where its first thread has ended, another one has it.
+fn environment(pid: i32) -> Option<Vec<u8>> {
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {
+            let mut threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+            threads.find_map(|thread| fs::read(thread.path().join("environ")).ok())
+        }
+        read => read.ok(),
+    }
 }
 
 fn signal(member: Member, signal: Signal) {
