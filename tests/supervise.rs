@@ -246,7 +246,8 @@ async fn a_process_without_its_first_thread_is_ended_too_and_found_by_its_marker
         let folder = TempDir::new()?;
         fs::write(folder.path().join("headless.py"), WITHOUT_FIRST_THREAD)?;
         let supervisor = supervisor();
-        let child = start(&supervisor, shell(&folder, "setsid python3 headless.py & echo ready; exec sleep 1000")).await?;
+        let child =
+            start(&supervisor, shell(&folder, "setsid python3 headless.py & echo ready; exec sleep 1000")).await?;
         let pid = announced(&child, "headless").await?;
         wait_until("its first thread has ended", LONG, async || is_headless(pid)).await?;
         if kills_shim {

@@ -1,7 +1,8 @@
-//! A change set is recorded ahead, while it is made sure that the agent is at rest, and counts only where it was. A backend of our own
+//! What an agent changed is read ahead, while it is made sure that it is at rest, and counts only where it was. A backend of our own
 //! says so, since the real one is not at rest too early at will.
 
 use std::{
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,32 +32,52 @@ use crate::{
 /// What the agent does when it seemed to be at rest.
 #[derive(Clone, Copy, Debug)]
 enum Then {
-    /// It was.
+    /// It was, whatever somebody else does to its files when they have been read.
     Rests,
-    /// It goes on, and comes to rest later.
+    /// It goes on when they have been read, and comes to rest later.
     GoesOn,
-    /// It goes on while what it did before is being recorded, and comes to rest later.
+    /// It goes on while they are being read, and comes to rest later.
     GoesOnAtOnce,
-    /// It goes on, and nobody knows since when it is at rest.
+    /// It goes on when they have been read, and nobody knows since when it is at rest.
     IsNotHeardOf,
+    /// It goes on, and has what it wrote first ignored.
+    Ignores,
 }
 
 /// Writes `first`, seems to be at rest, and then.
 struct Agent {
-    client: tokio_postgres::Client,
+    /// The checkpoint of its files.
+    checkpoint: PathBuf,
     then: Then,
 }
 
 impl Agent {
-    /// Waits until the draft of what it did first is there.
-    async fn draft(&self) -> Result<()> {
-        let drafts = "SELECT FROM millhand.change_sets WHERE state = 'draft'";
+    /// Waits until its files have been read ahead.
+    async fn was_read(&self) -> Result<()> {
         let until = Instant::now() + TURN_WITHIN;
-        while self.client.query(drafts, &[]).await?.is_empty() {
-            ensure!(Instant::now() < until, "no draft is written ahead");
+        while !self.checkpoint.exists() {
+            ensure!(Instant::now() < until, "nothing is read ahead");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(())
+    }
+
+    /// Since when it is at rest.
+    async fn work(&self, folder: &Path, rest: &Notify) -> Result<Option<Instant>> {
+        std::fs::write(folder.join("first"), "x\n")?;
+        let since = Instant::now();
+        rest.notify_one();
+        if !matches!(self.then, Then::GoesOnAtOnce) {
+            self.was_read().await?;
+        }
+        let (name, content) =
+            if matches!(self.then, Then::Ignores) { (".gitignore", "first\n") } else { ("second", "x\n") };
+        std::fs::write(folder.join(name), content)?;
+        if matches!(self.then, Then::Rests) {
+            return Ok(Some(since));
+        }
+        rest.notify_one();
+        Ok((!matches!(self.then, Then::IsNotHeardOf)).then(Instant::now))
     }
 }
 
@@ -93,21 +114,7 @@ impl Backend for Agent {
         rest: &Notify,
         _stop: CancellationToken,
     ) -> TurnReport {
-        let done = async {
-            std::fs::write(session.directory.join("first"), "x\n")?;
-            let mut since = Some(Instant::now());
-            rest.notify_one();
-            if !matches!(self.then, Then::GoesOnAtOnce) {
-                self.draft().await?;
-            }
-            if !matches!(self.then, Then::Rests) {
-                std::fs::write(session.directory.join("second"), "x\n")?;
-                since = Some(Instant::now()).filter(|_| !matches!(self.then, Then::IsNotHeardOf));
-                rest.notify_one();
-            }
-            anyhow::Ok(since)
-        };
-        let (ending, error, rests_since) = match done.await {
+        let (ending, error, rests_since) = match self.work(&session.directory, rest).await {
             Ok(since) => (Ending::Completed, String::new(), since),
             Err(error) => (Ending::AgentError, error.to_string(), None),
         };
@@ -161,7 +168,7 @@ async fn run(then: Then) -> Result<Vec<String>> {
             processes: 1,
             kill_grace: Duration::from_secs(1),
         },
-        backend: Arc::new(Agent { client: world.db.client().await?, then }),
+        backend: Arc::new(Agent { checkpoint: home.mirror(1).join("refs/millhand/sessions/1/1"), then }),
         home,
         host_id: HOST.to_owned(),
         agents_user: None,
@@ -185,8 +192,14 @@ async fn run(then: Then) -> Result<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_recorded_ahead_counts_where_the_agent_stayed_at_rest() -> Result<()> {
+async fn what_was_read_ahead_counts_where_the_agent_stayed_at_rest() -> Result<()> {
     assert_eq!(run(Then::Rests).await?, ["first"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_too_early_is_not_remembered_as_a_file_of_the_project() -> Result<()> {
+    assert_eq!(run(Then::Ignores).await?, [".gitignore"]);
     Ok(())
 }
 

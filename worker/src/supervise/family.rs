@@ -140,11 +140,14 @@ fn variable(pid: i32, name: &str) -> Option<String> {
 /// A process's environment as it was started with. Where its first thread has ended, another one has it.
 fn environment(pid: i32) -> Option<Vec<u8>> {
     match fs::read(format!("/proc/{pid}/environ")) {
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {
-            let mut threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-            threads.find_map(|thread| fs::read(thread.path().join("environ")).ok())
+        // By the kernel, one without memory has either no environment or an empty one.
+        Ok(whole) if !whole.is_empty() => Some(whole),
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::SRCH) => None,
+        Ok(_) | Err(_) => {
+            let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+            let mut read = threads.filter_map(|thread| fs::read(thread.path().join("environ")).ok());
+            read.find(|whole| !whole.is_empty())
         }
-        read => read.ok(),
     }
 }
 

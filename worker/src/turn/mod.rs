@@ -181,13 +181,7 @@ impl Turns {
         // From here on nothing takes long, and nothing of it may be lost for want of a heartbeat.
         lease.settle();
         let usage = persist(lease, || self.store.record_usage(owner, &report.steps));
-        let changes = async {
-            let is_there = match ahead {
-                Some(ahead) => ahead.holds(&report).await,
-                None => false,
-            };
-            if is_there { Ok(()) } else { work.record().await }
-        };
+        let changes = work.record(ahead, &report);
         let (usage, changes) = tokio::join!(usage, changes);
         usage?;
         changes?;
@@ -290,7 +284,7 @@ impl Turns {
 
     /// prompt → follow → settle.
     ///
-    /// When the agent seems to be at rest, what it changed is recorded while its backend makes sure.
+    /// When the agent seems to be at rest, what it changed is read while its backend makes sure.
     async fn follow<'a>(
         &self,
         session: &AgentSession,

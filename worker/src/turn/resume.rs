@@ -35,7 +35,7 @@ const ASKS: &str = "this project asks before it is sent again: retry it to go on
 impl Turns {
     /// prompt → follow, and again as long as the agent stops at its limit of steps and may go on.
     ///
-    /// With the record of its changes, as far as that was begun.
+    /// With its changes, as far as they were read ahead.
     pub(super) async fn converse<'a>(
         &self,
         agent: &str,
@@ -74,9 +74,6 @@ impl Turns {
                     break;
                 }
                 Ok(false) | Err(Interrupted::Fenced) => break,
-            }
-            if let Some(earlier) = ahead.take() {
-                earlier.end().await;
             }
             let after;
             (after, ahead) = self.follow(session, prompt, &desk, work, transcript, until).await;

@@ -171,10 +171,11 @@ impl Turn<'_> {
     }
 }
 
-/// Whether the last message is an answer after which the agent does not go on by itself.
+/// Whether the last message is an answer after which the agent does not go on by itself: it does behind calls of tools, and behind a summary.
 fn is_final_answer(messages: &[MessageWithParts]) -> bool {
     messages.last().is_some_and(|last| {
-        let goes_on = last.info.finish.as_deref().is_none_or(|finish| matches!(finish, "tool-calls" | "unknown"));
-        last.info.is_assistant() && last.info.is_complete() && last.info.error.is_none() && !goes_on
+        let (info, calls) = (&last.info, last.parts.iter().any(|part| part.kind == "tool"));
+        let goes_on = info.finish.as_deref().is_none_or(|finish| matches!(finish, "tool-calls" | "unknown"));
+        info.is_assistant() && info.is_complete() && info.error.is_none() && !goes_on && !calls && !info.summary
     })
 }
