@@ -16,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use millhand::supervise::{Child, ChildSpec, Exit, SpawnError, Stream, Supervisor, WaitError, end_family, find_family};
 use tempfile::TempDir;
 
-use crate::support::{millhand, wait_until};
+use crate::support::{headless, millhand, wait_until};
 
 /// Long enough for a busy machine; nothing here waits for it to pass.
 const LONG: Duration = Duration::from_secs(30);
@@ -222,34 +222,16 @@ async fn a_stopped_family_is_ended_too() -> Result<()> {
     Ok(())
 }
 
-/// A process whose first thread has ended looks dead, and is not.
-const WITHOUT_FIRST_THREAD: &str = r#"
-import ctypes, os, signal, threading, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print("headless", os.getpid(), flush=True)
-threading.Thread(target=time.sleep, args=(1000,)).start()
-ctypes.CDLL(None).pthread_exit(None)
-"#;
-
 #[tokio::test]
 async fn a_process_without_its_first_thread_is_ended_too_and_found_by_its_marker() -> Result<()> {
-    if Command::new("python3").arg("--version").output().is_err() {
-        crate::support::not_run!("a process without its first thread: there is no python3");
-        return Ok(());
-    }
-    // A zombie by its first thread, with others.
-    let is_headless = |pid: u32| {
-        let threads = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
-        !lives(pid) && threads > 1
-    };
     for kills_shim in [false, true] {
         let folder = TempDir::new()?;
-        fs::write(folder.path().join("headless.py"), WITHOUT_FIRST_THREAD)?;
+        let Some(command) = headless::command(folder.path())? else { return Ok(()) };
         let supervisor = supervisor();
-        let child =
-            start(&supervisor, shell(&folder, "setsid python3 headless.py & echo ready; exec sleep 1000")).await?;
+        let script = format!("setsid {command} & echo ready; exec sleep 1000");
+        let child = start(&supervisor, shell(&folder, &script)).await?;
         let pid = announced(&child, "headless").await?;
-        wait_until("its first thread has ended", LONG, async || is_headless(pid)).await?;
+        wait_until("its first thread has ended", LONG, async || headless::runs(pid)).await?;
         if kills_shim {
             send("-KILL", shim_of(&child)?)?;
             assert_eq!(child.exited().await, Exit::Lost);
@@ -258,7 +240,7 @@ async fn a_process_without_its_first_thread_is_ended_too_and_found_by_its_marker
         } else {
             assert_eq!(child.stop(SHORT).await, Some(Exit::Signal(15)));
         }
-        assert!(!is_headless(pid), "gone when its family is");
+        assert!(!headless::runs(pid), "gone when its family is");
     }
     Ok(())
 }

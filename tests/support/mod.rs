@@ -4,6 +4,7 @@ pub mod api;
 pub mod binary;
 pub mod db;
 pub mod desk;
+pub mod headless;
 pub mod model;
 pub mod opencode;
 pub mod programs;

@@ -10,7 +10,7 @@ use std::{
 use millhand::worktrees::Outcome;
 
 use super::{HOST, Rig, assert_worked};
-use crate::support::wait_until;
+use crate::support::{headless, wait_until};
 
 /// Ended when the test is.
 struct Process(Child);
@@ -67,6 +67,21 @@ async fn processes_that_agents_left_in_a_worktree_are_ended_before_it_goes() {
         assert_eq!(rig.round().await, [wanted]);
         assert!(!is_alive(in_it) && !is_alive(holds_a_file), "pool: {pool}");
     }
+}
+
+#[tokio::test]
+async fn a_process_without_its_first_thread_is_ended_before_its_worktree_goes() {
+    let rig = Rig::new().await;
+    let (_, worktree) = closed(&rig).await;
+    let folder = tempfile::tempdir().expect("folder");
+    let Some(command) = headless::command(folder.path()).expect("script") else { return };
+    let marker = format!("{HOST}.0123");
+    let pid = stray(&worktree.path, &format!("exec {command}"), &[("MILLHAND_FAMILY", marker.as_str())]);
+    wait_until("its first thread has ended", Duration::from_secs(20), async || headless::runs(pid))
+        .await
+        .expect("headless");
+    assert_eq!(rig.round().await, [Outcome::Trashed]);
+    assert!(!headless::runs(pid));
 }
 
 #[tokio::test]

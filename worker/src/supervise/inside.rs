@@ -95,9 +95,19 @@ fn processes() -> impl Iterator<Item = u32> {
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(move |pid| *pid != own)
 }
 
+/// Where the kernel tells of a process: where its first thread has ended, by another one.
+fn living(process: PathBuf) -> PathBuf {
+    let is_there = |path: &Path| fs::read_link(path.join("cwd")).is_ok();
+    if is_there(&process) {
+        return process;
+    }
+    let threads = fs::read_dir(process.join("task")).into_iter().flatten().flatten();
+    threads.map(|thread| thread.path()).find(|path| is_there(path)).unwrap_or(process)
+}
+
 fn way_in(pid: u32, folder: &Path) -> Option<Way> {
     let link = |path: PathBuf| fs::read_link(path).is_ok_and(|target| target.starts_with(folder));
-    let process = PathBuf::from(format!("/proc/{pid}"));
+    let process = living(PathBuf::from(format!("/proc/{pid}")));
     if link(process.join("cwd")) || link(process.join("exe")) {
         return Some(Way::Lives);
     }
