@@ -71,7 +71,7 @@ async fn the_commands_of_the_readme_run_as_they_stand() -> Result<()> {
     let blocks: Vec<_> = blocks("sh").into_iter().filter(|block| block.contains("millhand ")).collect();
     anyhow::ensure!(blocks.len() >= 2, "README.md has too few commands");
     let commands = format!(
-        "set -euxo pipefail\ncargo() {{ test \"$*\" = 'install --path worker'; }}\ntrap 'millhand down' EXIT\n{}",
+        "set -euxo pipefail\ncargo() {{ test \"$*\" = 'install --locked --path worker'; }}\ntrap 'millhand down' EXIT\n{}",
         blocks.concat()
     );
     let file = folder.path().join("commands.sh");
