@@ -60,6 +60,8 @@ impl Turns {
         let desk = Desk::new(&self.store, lease.token(), claimed.attempt_id, &self.timings);
         let (mut report, mut ahead) = self.follow(session, prompt, &desk, work, transcript, until).await;
         while let Some(next) = message.next(&report.ending, self.step_resumes) {
+            // It may hold the worktree's lock, and nobody goes on with it.
+            ahead = None;
             message = next;
             let times = format!("{} of {}", message.resumes, self.step_resumes);
             let status = format!("the agent stopped at its limit of steps; it is told to go on ({times})");
