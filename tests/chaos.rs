@@ -22,14 +22,17 @@ use serde_json::json;
 use self::{faults::Faults, host::ChaosHost, report::Report, review::People};
 use crate::support::{self, millhand};
 
-/// What the agent does in each turn: three model calls, a file, a command that leaves a process behind, in about a second. The file is
-/// written twice, and the second time in one step: a tool that a kill cut off is not called again by a scripted model, as a real one would,
-/// and a shell that is killed between opening a file and writing it leaves an empty one.
+/// What the agent does in each turn: four model calls, a file, a command that leaves a process behind, in a second or two. The file is
+/// written twice, and a third time where it is not there, from the second time on in one step: a tool that a kill cut off is not called again by
+/// a scripted model, as a real one would, one turn may be struck twice, and a shell that is killed between opening a file and writing it leaves an
+/// empty one.
 const SCRIPT: &str = r#"{"chunk_delay_ms": 12, "steps": [
     {"type": "text", "content": "I write the file that was asked for, and nothing else."},
     {"type": "tool_call", "id": "w", "name": "write", "arguments": {"filePath": "{{prompt}}.txt", "content": "{{prompt}}\n"}},
     {"type": "text", "content": "Now a moment of work, with a server that stays."},
     {"type": "tool_call", "id": "b", "name": "bash", "arguments": {"command": "setsid sleep 3071 >/dev/null 2>&1 & echo {{prompt}} > .git/{{prompt}} && mv .git/{{prompt}} {{prompt}}.txt; sleep 0.2; echo worked", "description": "work"}},
+    {"type": "text", "content": "I look whether it is there."},
+    {"type": "tool_call", "id": "c", "name": "bash", "arguments": {"command": "test -s {{prompt}}.txt || { echo {{prompt}} > .git/{{prompt}} && mv .git/{{prompt}} {{prompt}}.txt; }", "description": "look"}},
     {"type": "text", "content": "The file is written; nothing else was touched."},
     {"type": "done"}
 ]}"#;

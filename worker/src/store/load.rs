@@ -12,6 +12,19 @@ use uuid::Uuid;
 
 use super::{Connect, Result, Store, StoreError};
 
+/// Has a scratch database tell of tasks that come to rest, and listens.
+const TELL_ENDS: &str = "
+CREATE FUNCTION public.bench_tell() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('bench_ends', NEW.id || ' ' || NEW.state);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER bench_ends AFTER UPDATE OF state ON millhand.tasks FOR EACH ROW
+    WHEN (NEW.state NOT IN ('pending', 'waiting', 'running')) EXECUTE FUNCTION public.bench_tell();
+LISTEN bench_ends
+";
+
 /// A task that was queued.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadedTask {
@@ -71,7 +84,7 @@ impl Store {
                 }
             }
         });
-        client.batch_execute(include_str!("sql/bench_ends.sql")).await?;
+        client.batch_execute(TELL_ENDS).await?;
         Ok(Ends { seen: ends, _client: client })
     }
 

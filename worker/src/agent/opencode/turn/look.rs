@@ -179,3 +179,39 @@ fn is_final_answer(messages: &[MessageWithParts]) -> bool {
         info.is_assistant() && info.is_complete() && info.error.is_none() && !goes_on && !calls && !info.summary
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_final_answer;
+    use crate::agent::opencode::wire::{Message, MessageTime, MessageWithParts, Part, WireError};
+
+    #[test]
+    fn only_a_whole_answer_without_calls_is_known_to_be_the_last() {
+        let answer = || MessageWithParts {
+            info: Message {
+                role: "assistant".to_owned(),
+                finish: Some("stop".to_owned()),
+                time: MessageTime { created: 1.0, completed: Some(2.0) },
+                ..Message::default()
+            },
+            parts: vec![Part { kind: "text".to_owned(), ..Part::default() }],
+        };
+        assert!(is_final_answer(&[answer()]));
+        assert!(!is_final_answer(&[]));
+        type Change = fn(&mut MessageWithParts);
+        let changes: [(&str, Change); 7] = [
+            ("a prompt", |message| message.info.role = "user".to_owned()),
+            ("not complete", |message| message.info.time.completed = None),
+            ("no finish", |message| message.info.finish = None),
+            ("goes on", |message| message.info.finish = Some("tool-calls".to_owned())),
+            ("failed", |message| message.info.error = Some(WireError::default())),
+            ("a summary", |message| message.info.summary = true),
+            ("a call", |message| message.parts.push(Part { kind: "tool".to_owned(), ..Part::default() })),
+        ];
+        for (what, change) in changes {
+            let mut message = answer();
+            change(&mut message);
+            assert!(!is_final_answer(&[message]), "{what}");
+        }
+    }
+}
