@@ -1,7 +1,7 @@
 //! Tests of: postgres, and of the databases that other tests use.
 
+mod pooler;
 mod private;
-
 mod url;
 
 use std::time::Duration;

@@ -3,6 +3,7 @@
 mod asks;
 mod bad_input;
 mod claim;
+mod crash;
 mod fence;
 mod lines;
 mod loops;

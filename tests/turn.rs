@@ -1,7 +1,6 @@
 //! Whole turns: from a row in `tasks` to a change ready for review, through the real opencode.
 
 mod adoption;
-mod ahead;
 mod asks;
 mod away;
 mod capacity;

@@ -173,8 +173,7 @@ impl Rig {
         let (sender, mut receiver) = mpsc::channel(100);
         let mut events = Vec::new();
         let turn = async {
-            let rest = tokio::sync::Notify::new();
-            let report = self.backend.prompt(session, prompt, &Nobody, &sender, &rest, stop).await;
+            let report = self.backend.prompt(session, prompt, &Nobody, &sender, stop).await;
             drop(sender);
             report
         };

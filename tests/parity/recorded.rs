@@ -91,8 +91,7 @@ pub async fn record(
     };
     let session = backend.ensure_session(request, &sender).await?;
     let prompt = Prompt::new(prompt.to_owned(), format!("msg_{}", Uuid::new_v4().simple()));
-    let rest = tokio::sync::Notify::new();
-    let turn = backend.prompt(&session, prompt, &Nobody, &sender, &rest, CancellationToken::new());
+    let turn = backend.prompt(&session, prompt, &Nobody, &sender, CancellationToken::new());
     let report = tokio::time::timeout(RUN_WITHIN, turn).await.context("the turn hangs")?;
     drop(sender);
     backend.shutdown(Duration::from_secs(10)).await;

@@ -16,7 +16,7 @@ use tokio_postgres::config::{Host, SslMode};
 
 use crate::support::{
     TestDb,
-    db::{ServerTls, TlsCluster},
+    db::{OwnCluster, ServerTls},
 };
 
 fn resolve(url: Option<&str>, pairs: &[(&str, &str)]) -> Result<Address, String> {
@@ -129,7 +129,7 @@ fn authority(name: &str) -> Result<CertifiedIssuer<'static, KeyPair>> {
 struct Server {
     folder: tempfile::TempDir,
     port: u16,
-    cluster: TlsCluster,
+    cluster: OwnCluster,
 }
 
 impl Server {
@@ -142,7 +142,7 @@ impl Server {
         let certificate = CertificateParams::new(["localhost".to_owned()])?.signed_by(&key, &ours)?.pem();
         fs::write(folder.path().join("own"), &certificate)?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let cluster = TlsCluster::start(&ServerTls { certificate, key: key.serialize_pem(), port })?;
+        let cluster = OwnCluster::start(Some(&ServerTls { certificate, key: key.serialize_pem(), port }))?;
         Ok(Self { folder, port, cluster })
     }
 

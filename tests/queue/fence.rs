@@ -37,15 +37,17 @@ async fn expired_lease_returns_task_to_queue_and_the_old_holder_writes_nothing()
 
     assert_eq!(q.finish(&zombie, Verdict::Completed).await, Finished::Fenced);
     assert_eq!(q.state(task).await, "running");
+    let settled = q.store.settle_session(successor.token, Some("main"), "c0ffee", HOST, "/wt", "b").await;
+    assert!(settled.expect("settle"), "all is there but the lease");
     let row = AgentSessionRow { external_id: "ses_zombie".to_owned(), config_hash: "h".to_owned() };
     let stored = q.store.before_prompt(zombie.token, "opencode", "opencode", HOST, &row, "a", "m", "msg_1").await;
     assert_eq!(stored.expect("before prompt"), BeforePrompt::Fenced);
-    let settled = q.store.settle_session(zombie.token, Some("main"), "c0ffee", HOST, "/wt", "b").await;
+    let settled = q.store.settle_session(zombie.token, Some("main"), "c0ffee", HOST, "/wt2", "b").await;
     assert!(!settled.expect("settle"));
     assert!(q.store.heartbeat(q.worker, &[zombie.token], LEASE, LEASE).await.expect("heartbeat").is_empty());
     let rows =
         q.sql("SELECT (SELECT count(*) FROM millhand.agent_sessions) + (SELECT count(*) FROM millhand.worktrees)");
-    assert_eq!(rows.await[0].get::<_, i64>(0), 0);
+    assert_eq!(rows.await[0].get::<_, i64>(0), 1, "the successor's worktree");
 
     assert_eq!(q.finish(&successor, Verdict::Completed).await, Finished::Recorded("completed".to_owned()));
     let outcomes = q.sql("SELECT outcome FROM millhand.attempts ORDER BY number").await;

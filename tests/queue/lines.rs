@@ -352,6 +352,8 @@ async fn where_the_project_says_ask_a_lost_turn_is_sent_again_once_for_each_time
 }
 
 async fn send(q: &Queue, claimed: &millhand::store::queue::Claimed) {
+    let settled = q.store.settle_session(claimed.token, Some("main"), "c0ffee", HOST, "/wt", "b").await;
+    assert!(settled.expect("settled"));
     let session = AgentSessionRow { external_id: "ses_1".to_owned(), config_hash: "c".to_owned() };
     let sent = q
         .store

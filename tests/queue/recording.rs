@@ -51,7 +51,7 @@ pub(crate) fn changes(paths: &[&[u8]]) -> ChangeSet {
     }
 }
 
-fn step(message: &str, output: i64, cost: i64) -> StepUsage {
+pub(crate) fn step(message: &str, output: i64, cost: i64) -> StepUsage {
     StepUsage {
         agent_session: "ses_1".to_owned(),
         message_id: message.to_owned(),

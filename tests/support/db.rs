@@ -32,7 +32,7 @@ use super::proxy::{TcpProxy, Upstream};
 /// The database that tests' databases are copies of.
 const TEMPLATE: &str = "millhand_template";
 /// The superuser of the cluster, who needs no password.
-const USER: &str = "postgres";
+pub const USER: &str = "postgres";
 /// Longest that the cluster may take to start.
 const START_WITHIN: Duration = Duration::from_secs(60);
 
@@ -60,7 +60,7 @@ impl Cluster {
         static CLUSTER: OnceLock<Cluster> = OnceLock::new();
         CLUSTER.get_or_init(|| {
             blocking(async {
-                let cluster = Self::start(&super::programs::postgres()?)?;
+                let cluster = Self::start(&super::programs::postgres()?, None)?;
                 cluster.make_template().await?;
                 Ok(cluster)
             })
@@ -68,13 +68,8 @@ impl Cluster {
         })
     }
 
-    /// Makes and starts a cluster in a temporary folder.
-    fn start(binaries: &PostgresBinaries) -> Result<Self> {
-        Self::start_with(binaries, None)
-    }
-
-    /// The same, listening with TLS as well.
-    fn start_with(binaries: &PostgresBinaries, tls: Option<&ServerTls>) -> Result<Self> {
+    /// Makes and starts a cluster in a temporary folder, which listens with TLS where that is given.
+    fn start(binaries: &PostgresBinaries, tls: Option<&ServerTls>) -> Result<Self> {
         let folder = scratch_folder("mhdb-")?.keep();
         let as_user = server_user()?;
         if let Some((uid, gid)) = as_user {
@@ -203,27 +198,46 @@ impl ServerTls {
     }
 }
 
-/// A cluster that listens with TLS on loopback, gone at the end.
-pub struct TlsCluster {
+/// A cluster of a test's own, gone at the end.
+pub struct OwnCluster {
     cluster: Option<Cluster>,
-    port: u16,
+    config: Config,
 }
 
-impl TlsCluster {
-    /// Starts it.
-    pub fn start(tls: &ServerTls) -> Result<Self> {
-        let cluster = Cluster::start_with(&super::programs::postgres()?, Some(tls))?;
-        Ok(Self { cluster: Some(cluster), port: tls.port })
+impl OwnCluster {
+    /// Starts it; with TLS it listens on loopback as well.
+    pub fn start(tls: Option<&ServerTls>) -> Result<Self> {
+        let cluster = Cluster::start(&super::programs::postgres()?, tls)?;
+        let mut config = cluster.config("postgres");
+        if let Some(tls) = tls {
+            config.port(tls.port);
+        }
+        Ok(Self { cluster: Some(cluster), config })
     }
 
-    /// As its superuser, through its socket.
+    /// How to connect to it as its superuser, through its socket.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// A connection.
     pub async fn client(&self) -> Result<Client> {
-        let cluster = self.cluster.as_ref().context("ended")?;
-        connect(cluster.config("postgres").port(self.port)).await
+        connect(&self.config).await
+    }
+
+    /// Has it crash: where one backend is killed, Postgres lets go of all memory that they share. What was committed is what the log has on
+    /// disk.
+    pub async fn crash(&self) -> Result<()> {
+        let client = self.client().await?;
+        let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+        let pid = rustix::process::Pid::from_raw(pid).context("a process id")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        super::wait_until("the connection is gone", START_WITHIN, async || client.is_closed()).await?;
+        super::wait_until("it has recovered", START_WITHIN, async || self.client().await.is_ok()).await
     }
 }
 
-impl Drop for TlsCluster {
+impl Drop for OwnCluster {
     fn drop(&mut self) {
         if let Some(cluster) = self.cluster.take() {
             cluster.stop().expect("ended");
@@ -233,7 +247,7 @@ impl Drop for TlsCluster {
 
 /// Makes a cluster with these binaries, asks it for its version, and ends it.
 pub fn make_cluster_once(binaries: &PostgresBinaries) -> Result<()> {
-    let cluster = Cluster::start(binaries)?;
+    let cluster = Cluster::start(binaries, None)?;
     let config = cluster.config("postgres");
     let asked = blocking(async move {
         let row = connect(&config).await?.query_one("SELECT current_setting('server_version_num')::int", &[]).await?;
@@ -279,6 +293,11 @@ impl TestDb {
     pub fn url(&self) -> String {
         let folder = self.cluster.folder.to_str().expect("a temporary folder in UTF-8").replace('/', "%2F");
         format!("postgres://{USER}@{folder}/{}", self.name)
+    }
+
+    /// Where the server's socket is.
+    pub fn socket_folder(&self) -> &Path {
+        &self.cluster.folder
     }
 
     /// How to connect to it.

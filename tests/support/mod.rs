@@ -7,6 +7,7 @@ pub mod desk;
 pub mod headless;
 pub mod model;
 pub mod opencode;
+pub mod pooler;
 pub mod programs;
 pub mod proxy;
 pub mod receiver;

@@ -4,16 +4,10 @@
 //! its own module (`opencode` knows the wire format of opencode, and nothing else does). This module must not
 //! touch the database, nor git.
 
-use std::{
-    any::Any,
-    fmt,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{any::Any, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{
@@ -161,9 +155,6 @@ pub struct TurnReport {
     pub summary: String,
     /// What each step cost: the conversation's own and those of its subagents, all that belong to this prompt.
     pub steps: Vec<StepUsage>,
-    /// Since when the agent was at rest, where that was told as it happened: what it left in the worktree then is what it left. None:
-    /// nobody knows.
-    pub rests_since: Option<Instant>,
 }
 
 /// Why a conversation could not be opened.
@@ -211,15 +202,13 @@ pub trait Backend: Send + Sync {
     ) -> Result<AgentSession, AgentError>;
 
     /// Sends the prompt and follows the turn until it is over. What the agent asks of people goes to `desk`. Cancelling `stop`
-    /// aborts the turn, never the server; the report then says `Aborted`. `rest` is notified when the agent seems to have come to rest,
-    /// of which the report makes sure. Never fails: every ending is an [`Ending`].
+    /// aborts the turn, never the server; the report then says `Aborted`. Never fails: every ending is an [`Ending`].
     async fn prompt(
         &self,
         session: &AgentSession,
         prompt: Prompt,
         desk: &dyn AskDesk,
         events: &mpsc::Sender<AgentEvent>,
-        rest: &Notify,
         stop: CancellationToken,
     ) -> TurnReport;
 

@@ -93,7 +93,9 @@ pub(super) async fn connect(context: &Context) -> Outcome<Database> {
     let address = Address::resolve(&source)
         .map_err(|error| Failure::usage(format!("{from}: {error}"), "postgres://user@host/database"))?;
     let shown = format!("{} ({from})", address.display_safe());
-    let store = Store::new(Connect::to(address.clone(), POOL_SIZE))?;
+    // Who does not listen has a pooler in between, as far as we know.
+    let connect = Connect::to(address.clone(), POOL_SIZE).through_pooler(!database.listen);
+    let store = Store::new(connect)?;
     store.ping().await?;
     Ok(Database { store, shown, address, given: database.url.clone(), _private: None })
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use git2::{Index, IndexEntry, Oid};
+use git2::{Index, Oid};
 
 use super::{
     Git, GitError, Mirror, Worktree, blocking,
@@ -43,42 +43,11 @@ impl Git {
         task_id: i64,
         message: &str,
     ) -> Result<Checkpoint, GitError> {
-        let made = self.checkpoint_to(mirror, worktree, name_of(worktree, task_id), message, Lasting::Written).await?;
+        let reference = format!("refs/millhand/sessions/{}/{task_id}", worktree.session_id);
+        let made = self.checkpoint_to(mirror, worktree, reference, message, Lasting::Written).await?;
         let place = Place::of(self, mirror, worktree.session_id);
         blocking(move || place.forget_rebased()).await?;
         Ok(made)
-    }
-
-    /// The same while it is not sure that the worktree is at rest. Nothing is remembered of what was read, see [`Git::remember`]: what is known
-    /// counts as tracked from then on, whatever the ignore rules come to say.
-    pub async fn checkpoint_ahead(
-        &self,
-        mirror: &Mirror,
-        worktree: &Worktree,
-        task_id: i64,
-        message: &str,
-    ) -> Result<(Checkpoint, Reading), GitError> {
-        let reference = name_of(worktree, task_id);
-        self.read(mirror, worktree, reference, message, Lasting::Written, Memory::Later).await
-    }
-
-    /// A checkpoint that was made ahead counts: the next one need not read what it has read. Returns notes on what could not be remembered.
-    pub async fn remember(
-        &self,
-        mirror: &Mirror,
-        worktree: &Worktree,
-        reading: Reading,
-    ) -> Result<Vec<String>, GitError> {
-        let place = Place::of(self, mirror, worktree.session_id);
-        let lock = self.lock_session(worktree.session_id).await?;
-        blocking(move || {
-            let _lock = lock;
-            place.remove_stale_lock()?;
-            let notes = reading.write(&place)?;
-            place.forget_rebased()?;
-            Ok(notes)
-        })
-        .await
     }
 
     /// The same on any ref.
@@ -90,19 +59,6 @@ impl Git {
         message: &str,
         lasting: Lasting,
     ) -> Result<Checkpoint, GitError> {
-        let (made, _) = self.read(mirror, worktree, reference, message, lasting, Memory::Now).await?;
-        Ok(made)
-    }
-
-    async fn read(
-        &self,
-        mirror: &Mirror,
-        worktree: &Worktree,
-        reference: String,
-        message: &str,
-        lasting: Lasting,
-        memory: Memory,
-    ) -> Result<(Checkpoint, Reading), GitError> {
         let place = Place::of(self, mirror, worktree.session_id);
         let lock = self.lock_session(worktree.session_id).await?;
         let work = Work {
@@ -113,7 +69,6 @@ impl Git {
             reference,
             message: message.to_owned(),
             lasting,
-            memory,
         };
         let runtime = tokio::runtime::Handle::current();
         blocking(move || {
@@ -133,15 +88,6 @@ pub(super) enum Lasting {
     Flushed,
 }
 
-/// When what was read is remembered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Memory {
-    /// With the checkpoint.
-    Now,
-    /// When it is said to count.
-    Later,
-}
-
 struct Work {
     git: Git,
     mirror: PathBuf,
@@ -150,11 +96,10 @@ struct Work {
     reference: String,
     message: String,
     lasting: Lasting,
-    memory: Memory,
 }
 
 impl Work {
-    fn run(&self, runtime: &tokio::runtime::Handle) -> Result<(Checkpoint, Reading), GitError> {
+    fn run(&self, runtime: &tokio::runtime::Handle) -> Result<Checkpoint, GitError> {
         let folder = self.place.open()?;
         self.place.remove_stale_lock()?;
         mirror::remove_stale_lock(&self.mirror.join(format!("{}.lock", self.reference)))?;
@@ -172,15 +117,15 @@ impl Work {
         let checkout_bytes = |path: &[u8], id: Oid| runtime.block_on(self.checkout_bytes(path, id));
         let walked = Walk::new(&objects, &known, &lfs, &copied, &checkout_bytes).run(folder.as_fd())?;
         let commit = self.commit(&repository, walked.tree)?;
-        let mut reading = Reading { update: Update::of(&known, &walked), has_restarted };
-        let Walked { tree, mut notes, flagged, .. } = walked;
-        if self.memory == Memory::Now {
-            // After the commit: an index that is ahead of its checkpoint would be no harm, but one that is lost is only slower.
-            notes.extend(std::mem::take(&mut reading).write(&self.place)?);
+        // After the commit: an index that is ahead of its checkpoint would be no harm, but one that is lost is only slower.
+        let mut notes = walked.notes.clone();
+        write_index(&index, &known, &walked, &mut notes)?;
+        if has_restarted {
+            self.place.write_boot()?;
         }
         notes.sort();
         notes.dedup();
-        Ok((Checkpoint { commit: commit.to_string(), tree: tree.to_string(), notes, flagged }, reading))
+        Ok(Checkpoint { commit: commit.to_string(), tree: walked.tree.to_string(), notes, flagged: walked.flagged })
     }
 
     fn commit(&self, repository: &git2::Repository, tree: Oid) -> Result<Oid, GitError> {
@@ -213,97 +158,37 @@ impl Work {
     }
 }
 
-/// What a checkpoint has read, for the index that the next one begins with.
-#[derive(Default)]
-pub struct Reading {
-    update: Update,
-    /// The machine has run anew since the index was written.
-    has_restarted: bool,
-}
-
-impl std::fmt::Debug for Reading {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reading").finish_non_exhaustive()
+/// Keeps what was read, so that the next checkpoint need not read it again. A path that libgit2 refuses is only noted.
+fn write_index(path: &Path, known: &StatCache, walked: &Walked<'_>, notes: &mut Vec<String>) -> Result<(), GitError> {
+    if !walked.changed {
+        return Ok(());
     }
-}
-
-#[derive(Default)]
-enum Update {
-    /// All is as it was.
-    #[default]
-    Nothing,
-    /// Some entries.
-    Some { added: Vec<IndexEntry>, removed: Vec<Vec<u8>> },
-    /// The index is built anew, which is linear.
-    Whole(Vec<IndexEntry>),
-}
-
-impl Update {
-    fn of(known: &StatCache, walked: &Walked<'_>) -> Self {
-        if !walked.changed {
-            return Self::Nothing;
+    let (added, removed) = difference(known, walked);
+    let mut index = Index::open(path).doing("read the session's index")?;
+    let mut add = |index: &mut Index, entry: &git2::IndexEntry| {
+        if let Err(error) = index.add(entry) {
+            notes.push(format!("not remembered ({}): {}", error.message(), entry.path.escape_ascii()));
         }
-        let (added, removed) = difference(known, walked);
-        if added.len() + removed.len() <= PATCH_INDEX_UP_TO {
-            let added = added.into_iter().map(copy).collect();
-            return Self::Some { added, removed: removed.into_iter().map(<[u8]>::to_owned).collect() };
+    };
+    if added.len() + removed.len() <= PATCH_INDEX_UP_TO {
+        for gone in removed {
+            let gone = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(gone);
+            index.remove(Path::new(gone), 0).doing("update the session's index")?;
         }
-        Self::Whole(walked.entries.iter().map(|entry| copy(entry.get())).collect())
+        for entry in added {
+            add(&mut index, entry);
+        }
+    } else {
+        index.clear().doing("update the session's index")?;
+        for entry in &walked.entries {
+            add(&mut index, entry.get());
+        }
     }
-}
-
-fn copy(entry: &IndexEntry) -> IndexEntry {
-    IndexEntry { path: entry.path.clone(), ..*entry }
-}
-
-impl Reading {
-    /// Keeps it, so that the next checkpoint need not read it again. A path that libgit2 refuses is only noted.
-    fn write(self, place: &Place) -> Result<Vec<String>, GitError> {
-        let notes = self.update.write(&place.meta.join("index"))?;
-        if self.has_restarted {
-            place.write_boot()?;
-        }
-        Ok(notes)
-    }
-}
-
-impl Update {
-    fn write(self, path: &Path) -> Result<Vec<String>, GitError> {
-        if matches!(self, Self::Nothing) {
-            return Ok(Vec::new());
-        }
-        let mut index = Index::open(path).doing("read the session's index")?;
-        let entries = match self {
-            Self::Nothing => Vec::new(),
-            Self::Some { added, removed } => {
-                for gone in removed {
-                    let gone = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&gone);
-                    index.remove(Path::new(gone), 0).doing("update the session's index")?;
-                }
-                added
-            }
-            Self::Whole(entries) => {
-                index.clear().doing("update the session's index")?;
-                entries
-            }
-        };
-        let mut notes = Vec::new();
-        for entry in &entries {
-            if let Err(error) = index.add(entry) {
-                notes.push(format!("not remembered ({}): {}", error.message(), entry.path.escape_ascii()));
-            }
-        }
-        index.write().doing("write the session's index")?;
-        Ok(notes)
-    }
-}
-
-fn name_of(worktree: &Worktree, task_id: i64) -> String {
-    format!("refs/millhand/sessions/{}/{task_id}", worktree.session_id)
+    index.write().doing("write the session's index")
 }
 
 /// Entries that were read again, and paths that are gone. Both sides are sorted.
-fn difference<'a>(known: &'a StatCache, walked: &'a Walked<'_>) -> (Vec<&'a IndexEntry>, Vec<&'a [u8]>) {
+fn difference<'a>(known: &'a StatCache, walked: &'a Walked<'_>) -> (Vec<&'a git2::IndexEntry>, Vec<&'a [u8]>) {
     let (mut added, mut removed) = (Vec::new(), Vec::new());
     let mut old = known.entries().iter().peekable();
     for entry in &walked.entries {

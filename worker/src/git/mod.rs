@@ -65,7 +65,7 @@ use std::{
 
 pub use apply::{Approved, CommitText, Conflict, Merged};
 pub use check::{Checked, Checkout};
-pub use checkpoint::{Checkpoint, Reading};
+pub use checkpoint::Checkpoint;
 pub use command::Progress;
 pub use disk::DiskUse;
 pub use error::GitError;

@@ -35,18 +35,27 @@ pub struct Connect {
     pub tls: Tls,
     /// Connections for queries.
     pub pool_size: usize,
+    /// Through a pooler, which may run each transaction on another of its connections to the server. Nothing is set on a connection then:
+    /// it would hold for whoever has that connection next.
+    pub pooled: bool,
 }
 
 impl Connect {
     /// To an address.
     pub fn to(address: Address, pool_size: usize) -> Self {
-        Self { config: address.config, tls: address.tls, pool_size }
+        Self { config: address.config, tls: address.tls, pool_size, pooled: false }
+    }
+
+    /// The same, through a pooler or not.
+    #[must_use]
+    pub fn through_pooler(self, pooled: bool) -> Self {
+        Self { pooled, ..self }
     }
 
     /// Without TLS, whatever the configuration says.
     pub fn plain(mut config: tokio_postgres::Config, pool_size: usize) -> Self {
         config.ssl_mode(SslMode::Disable);
-        Self { config, tls: Tls::unused(), pool_size }
+        Self { config, tls: Tls::unused(), pool_size, pooled: false }
     }
 }
 
@@ -57,6 +66,7 @@ impl std::fmt::Debug for Connect {
             .field("config", &self.config)
             .field("tls", &self.tls)
             .field("pool_size", &self.pool_size)
+            .field("pooled", &self.pooled)
             .finish()
     }
 }
@@ -67,7 +77,8 @@ pub struct Store {
     connect: Connect,
     /// Commits wait for the disk.
     main: Pool,
-    /// Commits do not wait for the disk: what a crash of the database may undo without harm (claims, transcripts).
+    /// Commits need not wait for the disk: what a crash of the database may undo without harm (claims, transcripts). Through a pooler they
+    /// do.
     relaxed: Pool,
     /// One connection, so that heartbeats never queue behind anything.
     heartbeat: Pool,
@@ -95,15 +106,16 @@ fn pool(connect: &Connect, size: usize, synchronous_commit: bool) -> Result<Pool
     }
     let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_config(config, connect.tls.clone(), recycling);
-    Pool::builder(manager)
+    let mut pool = Pool::builder(manager)
         .max_size(size)
         // The one that was used last: it has its statements prepared and planned, and what they touch in its caches.
         .queue_mode(QueueMode::Lifo)
         .runtime(Runtime::Tokio1)
         .wait_timeout(Some(CONNECT_TIMEOUT))
         .create_timeout(Some(CONNECT_TIMEOUT))
-        .recycle_timeout(Some(CONNECT_TIMEOUT))
-        .post_create(Hook::async_fn(move |client, _| {
+        .recycle_timeout(Some(CONNECT_TIMEOUT));
+    if !connect.pooled {
+        pool = pool.post_create(Hook::async_fn(move |client, _| {
             Box::pin(async move {
                 let commit = if synchronous_commit { "on" } else { "off" };
                 client
@@ -113,9 +125,9 @@ fn pool(connect: &Connect, size: usize, synchronous_commit: bool) -> Result<Pool
                     .await
                     .map_err(HookError::Backend)
             })
-        }))
-        .build()
-        .map_err(|error| StoreError::Unexpected(error.to_string()))
+        }));
+    }
+    pool.build().map_err(|error| StoreError::Unexpected(error.to_string()))
 }
 
 impl Store {
@@ -157,7 +169,7 @@ impl Store {
         durable(&self.main).await
     }
 
-    /// A connection whose commits do not wait for the disk.
+    /// A connection whose commits need not wait for the disk.
     pub(super) async fn relaxed(&self) -> Result<Object> {
         durable(&self.relaxed).await
     }

@@ -171,7 +171,11 @@ impl Store {
 }
 
 /// The connection that migrates: each of its transactions has all tables to itself.
-struct Alone(Client);
+struct Alone {
+    client: Client,
+    /// How long it waits for others.
+    lock_within: Duration,
+}
 
 impl AsyncTransaction for Alone {
     type Error = tokio_postgres::Error;
@@ -181,7 +185,9 @@ impl AsyncTransaction for Alone {
         queries: T,
     ) -> std::result::Result<usize, Self::Error> {
         let queries: Vec<_> = queries.collect();
-        let transaction = self.0.transaction().await?;
+        let transaction = self.client.transaction().await?;
+        let lock_within = self.lock_within.as_millis();
+        transaction.batch_execute(&format!("SET LOCAL lock_timeout = {lock_within}")).await?;
         // A step is its SQL and the note that it was applied. What comes alone makes the table of these notes.
         if queries.len() > 1 {
             transaction.batch_execute(LOCK_TABLES).await?;
@@ -196,7 +202,7 @@ impl AsyncTransaction for Alone {
 
 impl AsyncQuery<Vec<Migration>> for Alone {
     async fn query(&mut self, query: &str) -> std::result::Result<Vec<Migration>, Self::Error> {
-        AsyncQuery::query(&mut self.0, query).await
+        AsyncQuery::query(&mut self.client, query).await
     }
 }
 
@@ -205,11 +211,9 @@ impl AsyncMigrate for Alone {}
 /// Applies what is missing. Workers run meanwhile: a step that has to wait for a lock gives up
 /// before others have waited long behind it, and is tried again.
 async fn apply(client: Client) -> Result<Report> {
-    let mut client = Alone(client);
+    let mut client = Alone { client, lock_within: LOCK_WITHIN };
     let began = Instant::now();
-    let mut wait = LOCK_WITHIN;
     loop {
-        client.0.batch_execute(&format!("SET lock_timeout = {}", wait.as_millis())).await?;
         let error = match runner().run_async(&mut client).await {
             Ok(report) => return Ok(report),
             Err(error) => error,
@@ -226,8 +230,8 @@ async fn apply(client: Client) -> Result<Report> {
         }
         tracing::info!("a migration waits for others to be done; trying again");
         // Others have as long to get on with their work as they were held up.
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LOCK_WITHIN_AT_MOST);
+        tokio::time::sleep(client.lock_within).await;
+        client.lock_within = (client.lock_within * 2).min(LOCK_WITHIN_AT_MOST);
     }
 }
 
@@ -252,9 +256,11 @@ fn newer_than_known(have: &[Step]) -> Result<()> {
 }
 
 async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
-    // A connection of its own: the advisory lock lives as long as it does, and no pooled setting touches it.
+    // Connections of their own, which no setting of the pools touches.
     let (client, connection) = connect.config.connect(connect.tls.clone()).await?;
     let driver = tokio::spawn(connection);
+    let (mut keeper, connection) = connect.config.connect(connect.tls.clone()).await?;
+    tokio::spawn(connection);
     let floor: i32 = client.query_one("SELECT current_setting('server_version_num')::int", &[]).await?.get(0);
     if floor < 150_000 {
         return Err(StoreError::Schema(format!("PostgreSQL 15 or newer is needed; this is {}", floor / 10_000)));
@@ -267,7 +273,10 @@ async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
         newer_than_known(&have)?;
         return Ok(Vec::new());
     }
-    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+    // A transaction's lock, held by one that stays open meanwhile: a session's would stay behind with a pooler's connection.
+    let lock = keeper.transaction().await?;
+    lock.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+    lock.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     client.batch_execute("CREATE SCHEMA IF NOT EXISTS millhand").await?;
     let applied = match newer_than_known(&history(&client).await?) {
         Ok(()) => apply(client).await,
@@ -277,6 +286,7 @@ async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
         }
     };
     let _ = driver.await;
+    lock.commit().await?;
     Ok(applied?
         .applied_migrations()
         .iter()

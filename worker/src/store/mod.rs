@@ -92,7 +92,7 @@ impl From<tokio_postgres::Error> for StoreError {
         Self::Refused {
             code: db.code().code().to_owned(),
             message: db.message().to_owned(),
-            hint: db.hint().map(str::to_owned),
+            hint: db.hint().or_else(|| reach::of_pooler(db.code())).map(str::to_owned),
             constraint: db.constraint().map(str::to_owned),
         }
     }

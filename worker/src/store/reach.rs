@@ -3,6 +3,7 @@
 use std::{error::Error as _, io};
 
 use rustls::CertificateError;
+use tokio_postgres::error::SqlState;
 
 /// The innermost cause says what is wrong; the outer ones say "error connecting to server".
 pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
@@ -13,6 +14,14 @@ pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     words
+}
+
+/// What to do where a statement that was prepared is not there any more, or another one is: another connection answers.
+pub(super) fn of_pooler(code: &SqlState) -> Option<&'static str> {
+    [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(code).then_some(
+        "a pooler in transaction mode that does not know prepared statements? PgBouncer needs 1.21 or newer, with max_prepared_statements above \
+         0; and set database.listen = false",
+    )
 }
 
 /// Why the connection did not come about, or broke; none: it is the question that was wrong.

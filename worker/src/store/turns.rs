@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::Object;
 use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
 
@@ -93,7 +94,8 @@ pub(super) fn scrub(value: &mut serde_json::Value) {
 impl Store {
     /// Fixes where a session starts and where its worktree is, which is in use from here on; fenced by the lease.
     ///
-    /// Returns false if the lease is not held any more. Its commit does not wait for the disk; that of [`Store::before_prompt`] does, for both.
+    /// Returns false if the lease is not held any more. Its commit does not wait for the disk; that of [`Store::before_prompt`] does, for both,
+    /// and it writes nothing if a crash of the database has undone this.
     pub async fn settle_session(
         &self,
         token: Uuid,
@@ -124,7 +126,7 @@ impl Store {
     }
 
     /// Stores all that must be known before the prompt is sent: the conversation, what was resolved, and the id of the
-    /// message. Fenced. The last look at what may be spent before something is.
+    /// message. Fenced, by the lease and by what [`Store::settle_session`] wrote. The last look at what may be spent before something is.
     #[expect(clippy::too_many_arguments, reason = "one statement's parameters, named at the only call")]
     pub async fn before_prompt(
         &self,
@@ -220,45 +222,27 @@ impl Store {
         Ok(())
     }
 
-    /// Records what steps cost. A step that is recorded already is brought up to date, never added twice.
-    ///
-    /// Its commit does not wait for the disk: the finish does. If a crash of the database undoes it, there was no finish, and the next
-    /// attempt reads the steps from the agent again.
+    /// Records what the steps of a turn cost. A step that is recorded already is brought up to date, never added twice.
     pub async fn record_usage(&self, owner: Owner<'_>, steps: &[StepUsage]) -> Result<()> {
         if steps.is_empty() {
             return Ok(());
         }
-        let client = self.relaxed().await?;
-        let statement = client.prepare_cached(include_str!("sql/record_usage.sql")).await?;
-        let column = |of: fn(&StepUsage) -> i64| steps.iter().map(of).collect::<Vec<_>>();
-        client
-            .execute(
-                &statement,
-                &[
-                    &owner.attempt_id,
-                    &owner.task_id,
-                    &owner.project,
-                    &owner.agent,
-                    &steps.iter().map(|s| s.model.as_str()).collect::<Vec<_>>(),
-                    &steps.iter().map(|s| s.agent_session.as_str()).collect::<Vec<_>>(),
-                    &steps.iter().map(|s| s.message_id.as_str()).collect::<Vec<_>>(),
-                    &column(|s| s.input_tokens),
-                    &column(|s| s.output_tokens),
-                    &column(|s| s.reasoning_tokens),
-                    &column(|s| s.cache_read_tokens),
-                    &column(|s| s.cache_write_tokens),
-                    &steps.iter().map(|s| s.cost_usd).collect::<Vec<_>>(),
-                ],
-            )
-            .await?;
-        Ok(())
+        // Not left to the commit of the finish: a crash of the database in between would undo this, and the finish is tried again.
+        record_usage(&self.client().await?, owner, steps).await
+    }
+
+    /// Records what steps of a turn that goes on cost. Its commit does not wait for the disk: the end of the turn records all of them again.
+    pub async fn record_usage_so_far(&self, owner: Owner<'_>, steps: &[StepUsage]) -> Result<()> {
+        if steps.is_empty() {
+            return Ok(());
+        }
+        record_usage(&self.relaxed().await?, owner, steps).await
     }
 
     /// Writes a change set and its files as drafts, which the finish opens. Writing it again replaces it.
-    ///
-    /// Its commit does not wait for the disk: that of the finish does, for both.
     pub async fn draft_changes(&self, owner: Owner<'_>, changes: &ChangeSet) -> Result<()> {
-        let mut client = self.relaxed().await?;
+        // Not left to the commit of the finish either.
+        let mut client = self.client().await?;
         let transaction = client.transaction().await?;
         let sum = |of: fn(&crate::model::change::FileChange) -> i32| {
             i32::try_from(changes.files.iter().map(|f| i64::from(of(f))).sum::<i64>()).unwrap_or(i32::MAX)
@@ -314,6 +298,32 @@ impl Store {
             .await?;
         Ok(row.get::<_, Option<f64>>(0).and_then(|s| Duration::try_from_secs_f64(s).ok()))
     }
+}
+
+async fn record_usage(client: &Object, owner: Owner<'_>, steps: &[StepUsage]) -> Result<()> {
+    let statement = client.prepare_cached(include_str!("sql/record_usage.sql")).await?;
+    let column = |of: fn(&StepUsage) -> i64| steps.iter().map(of).collect::<Vec<_>>();
+    client
+        .execute(
+            &statement,
+            &[
+                &owner.attempt_id,
+                &owner.task_id,
+                &owner.project,
+                &owner.agent,
+                &steps.iter().map(|s| s.model.as_str()).collect::<Vec<_>>(),
+                &steps.iter().map(|s| s.agent_session.as_str()).collect::<Vec<_>>(),
+                &steps.iter().map(|s| s.message_id.as_str()).collect::<Vec<_>>(),
+                &column(|s| s.input_tokens),
+                &column(|s| s.output_tokens),
+                &column(|s| s.reasoning_tokens),
+                &column(|s| s.cache_read_tokens),
+                &column(|s| s.cache_write_tokens),
+                &steps.iter().map(|s| s.cost_usd).collect::<Vec<_>>(),
+            ],
+        )
+        .await?;
+    Ok(())
 }
 
 type Param<'a> = &'a (dyn ToSql + Sync);

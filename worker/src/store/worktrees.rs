@@ -215,7 +215,7 @@ impl Store {
         branch: &str,
         base_commit: &str,
     ) -> Result<Option<BegunWorktree>> {
-        let client = self.client().await?;
+        let client = self.relaxed().await?;
         let statement = client.prepare_cached(include_str!("sql/begin_worktree.sql")).await?;
         let row = client.query_opt(&statement, &[&token, &host_id, &path, &branch, &base_commit]).await?;
         let Some(row) = row else { return Ok(None) };

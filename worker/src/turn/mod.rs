@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     agent::{AgentProject, AgentSession, Backend, Prompt, SessionRequest, TurnReport, command::Commands},
@@ -29,7 +29,6 @@ mod resume;
 mod setup;
 mod transcript;
 
-use changes::{Ahead, Work};
 use desk::Desk;
 use lease::{Lease, StopReason};
 use persist::persist;
@@ -163,14 +162,13 @@ impl Turns {
             () = lease.stopped().cancelled() => return interrupted(lease),
             session = self.agent_session(claimed, agent, lease, &worktree, transcript) => session?,
         };
-        let owner = owner(claimed, agent);
-        let work = Work { turns: self, claimed, owner, lease, mirror: &mirror, worktree: &worktree };
-        let (mut report, ahead) = self.converse(agent, &session, work, transcript).await?;
+        let mut report = self.converse(claimed, agent, &session, lease, transcript).await?;
         if report.ending == Ending::Aborted
             && let Some(limit) = lease.limit()
         {
             (report.ending, report.error) = (Ending::OverBudget, limit);
         }
+        let owner = owner(claimed, agent);
         if lease.reason() == Some(StopReason::LeaseLost) {
             // Nothing of the turn counts, but what it cost was paid all the same.
             if let Err(error) = self.store.record_usage(owner, &report.steps).await {
@@ -181,7 +179,7 @@ impl Turns {
         // From here on nothing takes long, and nothing of it may be lost for want of a heartbeat.
         lease.settle();
         let usage = persist(lease, || self.store.record_usage(owner, &report.steps));
-        let changes = work.record(ahead, &report);
+        let changes = changes::record(self, claimed, owner, lease, &mirror, &worktree);
         let (usage, changes) = tokio::join!(usage, changes);
         usage?;
         changes?;
@@ -283,40 +281,35 @@ impl Turns {
     }
 
     /// prompt → follow → settle.
-    ///
-    /// When the agent seems to be at rest, what it changed is read while its backend makes sure.
-    async fn follow<'a>(
+    async fn follow(
         &self,
         session: &AgentSession,
         prompt: Prompt,
         desk: &Desk<'_>,
-        work: Work<'a>,
+        lease: &Lease,
         transcript: &Transcript,
         until: Instant,
-    ) -> (TurnReport, Option<Ahead<'a>>) {
-        let (stop, rest) = (work.lease.stopped().child_token(), Notify::new());
-        let turn = self.backend.prompt(session, prompt, desk, transcript.events(), &rest, stop.clone());
+    ) -> TurnReport {
+        let stop = lease.stopped().child_token();
+        let turn = self.backend.prompt(session, prompt, desk, transcript.events(), stop.clone());
         tokio::pin!(turn);
-        let mut ahead: Option<Ahead<'a>> = None;
-        let mut is_late = false;
-        let report = loop {
-            tokio::select! {
-                biased;
-                report = &mut turn => break report,
-                () = rest.notified(), if ahead.is_none() => ahead = Some(Ahead::begin(work)),
-                () = async { if let Some(ahead) = &mut ahead { ahead.go_on().await } }, if ahead.is_some() => {}
-                () = tokio::time::sleep_until(until), if !stop.is_cancelled() => {
-                    is_late = true;
-                    stop.cancel();
+        tokio::select! {
+            report = &mut turn => report,
+            () = tokio::time::sleep_until(until) => {
+                stop.cancel();
+                let report = turn.await;
+                if report.ending == Ending::Aborted {
+                    let minutes = self.timings.turn_limit.as_secs() / 60;
+                    TurnReport {
+                        ending: Ending::TimedOut,
+                        error: format!("the turn took longer than {minutes} minutes (turn_limit) and was stopped"),
+                        ..report
+                    }
+                } else {
+                    report
                 }
             }
-        };
-        if is_late && report.ending == Ending::Aborted {
-            let minutes = self.timings.turn_limit.as_secs() / 60;
-            let error = format!("the turn took longer than {minutes} minutes (turn_limit) and was stopped");
-            return (TurnReport { ending: Ending::TimedOut, error, ..report }, ahead);
         }
-        (report, ahead)
     }
 }
 

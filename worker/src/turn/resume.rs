@@ -6,14 +6,7 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::{
-    Interrupted, Turns,
-    changes::{Ahead, Work},
-    desk::Desk,
-    lease::Lease,
-    persist::persist,
-    transcript::Transcript,
-};
+use super::{Interrupted, Turns, desk::Desk, lease::Lease, persist::persist, transcript::Transcript};
 use crate::{
     agent::{AgentSession, Prompt, TurnReport},
     model::{
@@ -34,16 +27,14 @@ const ASKS: &str = "this project asks before it is sent again: retry it to go on
 
 impl Turns {
     /// prompt → follow, and again as long as the agent stops at its limit of steps and may go on.
-    ///
-    /// With its changes, as far as they were read ahead.
-    pub(super) async fn converse<'a>(
+    pub(super) async fn converse(
         &self,
+        claimed: &Claimed,
         agent: &str,
         session: &AgentSession,
-        work: Work<'a>,
+        lease: &Lease,
         transcript: &Transcript,
-    ) -> Result<(TurnReport, Option<Ahead<'a>>), Interrupted> {
-        let Work { claimed, lease, .. } = work;
+    ) -> Result<TurnReport, Interrupted> {
         let mut message = first_message(claimed, session);
         let is_new = claimed.message_id.as_ref() != Some(&message.id());
         let may_resend = !claimed.asks_before_resend;
@@ -58,10 +49,8 @@ impl Turns {
         }
         let until = Instant::now() + self.timings.turn_limit;
         let desk = Desk::new(&self.store, lease.token(), claimed.attempt_id, &self.timings);
-        let (mut report, mut ahead) = self.follow(session, prompt, &desk, work, transcript, until).await;
+        let mut report = self.follow(session, prompt, &desk, lease, transcript, until).await;
         while let Some(next) = message.next(&report.ending, self.step_resumes) {
-            // It may hold the worktree's lock, and nobody goes on with it.
-            ahead = None;
             message = next;
             let times = format!("{} of {}", message.resumes, self.step_resumes);
             let status = format!("the agent stopped at its limit of steps; it is told to go on ({times})");
@@ -77,9 +66,7 @@ impl Turns {
                 }
                 Ok(false) | Err(Interrupted::Fenced) => break,
             }
-            let after;
-            (after, ahead) = self.follow(session, prompt, &desk, work, transcript, until).await;
-            report = together(report, after);
+            report = together(report, self.follow(session, prompt, &desk, lease, transcript, until).await);
         }
         desk.close().await;
         match report.ending {
@@ -93,7 +80,7 @@ impl Turns {
             Ending::ServerLost => self.note_lost_server(claimed, agent, transcript).await,
             _ => {}
         }
-        Ok((report, ahead))
+        Ok(report)
     }
 
     /// The task's prompt; in a conversation that begins in the middle of a chat, with what was asked and answered before.

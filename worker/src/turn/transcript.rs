@@ -190,7 +190,7 @@ impl Writer {
             agent: &self.agent,
         };
         if !self.steps.is_empty() {
-            match self.store.record_usage(owner, &self.steps).await {
+            match self.store.record_usage_so_far(owner, &self.steps).await {
                 Ok(()) => {
                     self.steps.clear();
                     self.check_budget().await;

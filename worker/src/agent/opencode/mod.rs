@@ -23,7 +23,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -344,7 +344,6 @@ impl Backend for OpencodeBackend {
         prompt: Prompt,
         desk: &dyn AskDesk,
         events: &mpsc::Sender<AgentEvent>,
-        rest: &Notify,
         stop: CancellationToken,
     ) -> TurnReport {
         if let Err(error) = refuse_untrusted_code(&session.project, &session.directory) {
@@ -364,8 +363,7 @@ impl Backend for OpencodeBackend {
         let Some(server) = server.filter(|server| server.is_usable()) else {
             return not_sent(Ending::ServerLost, "opencode's server ended before the prompt was sent".to_owned());
         };
-        let show_reasoning = self.setup.show_reasoning;
-        let setup = turn::TurnSetup { timings: &self.setup.timings, desk, rest, show_reasoning };
+        let setup = turn::TurnSetup { timings: &self.setup.timings, desk, show_reasoning: self.setup.show_reasoning };
         turn::run(&server, session, &prompt, events, &stop, setup).await
     }
 
@@ -448,7 +446,7 @@ fn refuse_untrusted_code(project: &AgentProject, directory: &Path) -> Result<(),
 }
 
 fn not_sent(ending: Ending, error: String) -> TurnReport {
-    TurnReport { ending, error, summary: String::new(), steps: Vec::new(), rests_since: None }
+    TurnReport { ending, error, summary: String::new(), steps: Vec::new() }
 }
 
 /// The conversation to go on with, if it can.

@@ -82,8 +82,6 @@ pub(super) struct Watch {
     idle_since: Option<Instant>,
     /// The stream told of it, and so of all that came before.
     idle_heard: bool,
-    /// A message was not complete when it was at rest: what it did, it may have done later.
-    was_contradicted: bool,
     /// Since when a GET says that it is over, without the stream having told so.
     over_since: Option<Instant>,
     /// Events were lost, and the end may be among them.
@@ -162,7 +160,6 @@ impl Watch {
             look: None,
             idle_since: None,
             idle_heard: false,
-            was_contradicted: false,
             over_since: None,
             lost: false,
             retry: None,
@@ -191,11 +188,6 @@ impl Watch {
     /// Whether the stream told that it came to rest, and so all that came before.
     pub(super) fn has_heard_idle(&self) -> bool {
         self.idle_heard
-    }
-
-    /// Since when it is at rest, if the stream told so and we had no part in it.
-    pub(super) fn rests_since(&self) -> Option<Instant> {
-        self.idle_since.filter(|_| self.idle_heard && self.broken.is_none() && !self.was_contradicted)
     }
 
     /// Whether nothing was heard for longer than a stream may be silent: if things happen, it does not tell of them.
@@ -412,7 +404,6 @@ impl Watch {
             self.is_working();
             return None;
         }
-        self.was_contradicted |= snapshot.last().is_some_and(|last| !last.info.is_complete());
         let overdue = now.duration_since(*self.idle_since.get_or_insert(now)) >= CONTRADICTION;
         if !self.idle_heard && !self.lost && snapshot.last().is_some_and(|last| last.info.is_complete()) {
             let known = now.duration_since(*self.over_since.get_or_insert(now));

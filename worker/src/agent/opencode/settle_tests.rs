@@ -284,28 +284,3 @@ fn an_end_that_only_a_get_tells_of_waits_for_the_stream_a_while() {
     watch.lost_events(start);
     assert!(watch.judge(&done(), start).is_some());
 }
-
-#[test]
-fn it_rests_since_it_was_heard_to_and_not_where_a_message_or_we_contradict_that() {
-    let start = Instant::now();
-    let answered = || vec![user(), assistant(Some("stop"), None, vec![text("hello")])];
-    let mut watch = Watch::new(LIMITS, start);
-    assert_eq!(watch.rests_since(), None, "nothing was heard");
-    watch.idle(after(start, 1.0));
-    watch.status(&Status::Busy, 0.0, after(start, 2.0));
-    assert_eq!(watch.rests_since(), None, "it went on");
-    assert_eq!(judge_idle(&mut watch, answered(), after(start, 3.0)), Some(Ending::Completed));
-    assert_eq!(watch.rests_since(), Some(after(start, 3.0)));
-
-    let mut incomplete = assistant(None, None, vec![tool("running")]);
-    incomplete.info.time.completed = None;
-    let mut watch = Watch::new(LIMITS, start);
-    assert_eq!(judge_idle(&mut watch, vec![user(), incomplete], after(start, 1.0)), None);
-    assert_eq!(judge_idle(&mut watch, answered(), after(start, 2.0)), Some(Ending::Completed));
-    assert_eq!(watch.rests_since(), None, "its tool ran on after it was said to rest");
-
-    let mut watch = Watch::new(LIMITS, start);
-    watch.broke(Broken::Stopped, start);
-    watch.idle(after(start, 1.0));
-    assert_eq!(watch.rests_since(), None, "it was aborted");
-}

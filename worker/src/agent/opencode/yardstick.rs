@@ -2,8 +2,7 @@
 //!
 //! **A bare turn** is: one POST of the prompt, and waiting until the server's event stream says that the conversation is idle.
 //! Nothing is read back, recorded, checked or retried. What a warm turn of Millhand takes longer than that is Millhand's own
-//! share: claim, worktree, resuming the conversation, settling (the stream's word alone is not enough to believe), checkpoint and diff,
-//! all statements, and noticing.
+//! share: claim, worktree, resuming the conversation, settling, checkpoint and diff, all statements, and noticing.
 
 use std::time::{Duration, Instant};
 

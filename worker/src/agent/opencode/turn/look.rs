@@ -1,9 +1,6 @@
 //! Looking at a turn by GET: what its server says of it, and what follows from that.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{Cut, Turn, wall_ms};
 use crate::{
@@ -75,30 +72,10 @@ impl Turn<'_> {
             }
         }
         let may_have_children = !self.heard_all || self.tree.has_subagents();
-        let children =
-            async { if may_have_children { client.children(&self.session.id).await } else { Ok(Vec::new()) } };
-        // A stream that missed nothing has told that the turn is at rest: what a status would say is known, and a request less.
-        let was_told = self.heard_all && !self.must_read && self.watch.has_heard_idle() && !self.watch.is_broken();
-        let statuses = async { if was_told { Ok(None) } else { client.statuses(directory).await.map(Some) } };
-        let read = async { tokio::try_join!(statuses, self.read_messages(), children) };
-        let (statuses, messages, children) = self.lives(read).await?;
-        let messages = tree::since(messages, &self.prompt.message_id);
-        let mut statuses = match statuses {
-            Some(statuses) => statuses,
-            None if is_final_answer(&messages) => BTreeMap::new(),
-            // It may have been told of an earlier turn.
-            None => self.lives(client.statuses(directory)).await?,
+        let (snapshot, children) = match self.heard_answer() {
+            Some(messages) => (Snapshot { status: None, messages }, Vec::new()),
+            None => self.read(subscription, may_have_children).await?,
         };
-        if std::mem::take(&mut self.must_read) {
-            for child in &children {
-                subscription.adopt(&child.id);
-            }
-            self.answer_open_asks(subscription).await?;
-            // Not otherwise: what is read now, the stream may be about to tell bit by bit.
-            self.take_messages(&messages, false).await;
-            self.read_subagents(children.clone()).await?;
-        }
-        let snapshot = Snapshot { status: statuses.remove(&self.session.id), messages };
         let Some(ended) = self.watch.judge(&snapshot, Instant::now()) else { return Ok(None) };
         self.take_messages(&snapshot.messages, true).await;
         // What the stream did not tell to the end, it may not have told at all.
@@ -116,6 +93,39 @@ impl Turn<'_> {
             return Ok(Some(self.explain_refusal(ended).await));
         }
         Ok(Some(ended))
+    }
+
+    /// What GET would say of a turn that is over, where the stream told all of it.
+    fn heard_answer(&self) -> Option<Vec<MessageWithParts>> {
+        let was_told = self.heard_all && !self.must_read && self.watch.has_heard_idle() && !self.watch.is_broken();
+        if !was_told || self.tree.has_subagents() {
+            return None;
+        }
+        self.heard.answered(&self.prompt.message_id)
+    }
+
+    /// What GET says of the turn and its subagents.
+    async fn read(
+        &mut self,
+        subscription: &Subscription,
+        with_children: bool,
+    ) -> Result<(Snapshot, Vec<Session>), Cut> {
+        let client = &self.server.client;
+        let children = async { if with_children { client.children(&self.session.id).await } else { Ok(Vec::new()) } };
+        let statuses = client.statuses(&self.session.directory);
+        let read = async { tokio::try_join!(statuses, self.read_messages(), children) };
+        let (mut statuses, messages, children) = self.lives(read).await?;
+        let messages = tree::since(messages, &self.prompt.message_id);
+        if std::mem::take(&mut self.must_read) {
+            for child in &children {
+                subscription.adopt(&child.id);
+            }
+            self.answer_open_asks(subscription).await?;
+            // Not otherwise: what is read now, the stream may be about to tell bit by bit.
+            self.take_messages(&messages, false).await;
+            self.read_subagents(children.clone()).await?;
+        }
+        Ok((Snapshot { status: statuses.remove(&self.session.id), messages }, children))
     }
 
     /// opencode did not even begin, and its error may be just a stack trace. What we know to cause that, we look up.
@@ -168,50 +178,5 @@ impl Turn<'_> {
         }
         self.watch.tool_runs(self.tree.tool_since());
         Ok(())
-    }
-}
-
-/// Whether the last message is an answer after which the agent does not go on by itself: it does behind calls of tools, and behind a summary.
-fn is_final_answer(messages: &[MessageWithParts]) -> bool {
-    messages.last().is_some_and(|last| {
-        let (info, calls) = (&last.info, last.parts.iter().any(|part| part.kind == "tool"));
-        let goes_on = info.finish.as_deref().is_none_or(|finish| matches!(finish, "tool-calls" | "unknown"));
-        info.is_assistant() && info.is_complete() && info.error.is_none() && !goes_on && !calls && !info.summary
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_final_answer;
-    use crate::agent::opencode::wire::{Message, MessageTime, MessageWithParts, Part, WireError};
-
-    #[test]
-    fn only_a_whole_answer_without_calls_is_known_to_be_the_last() {
-        let answer = || MessageWithParts {
-            info: Message {
-                role: "assistant".to_owned(),
-                finish: Some("stop".to_owned()),
-                time: MessageTime { created: 1.0, completed: Some(2.0) },
-                ..Message::default()
-            },
-            parts: vec![Part { kind: "text".to_owned(), ..Part::default() }],
-        };
-        assert!(is_final_answer(&[answer()]));
-        assert!(!is_final_answer(&[]));
-        type Change = fn(&mut MessageWithParts);
-        let changes: [(&str, Change); 7] = [
-            ("a prompt", |message| message.info.role = "user".to_owned()),
-            ("not complete", |message| message.info.time.completed = None),
-            ("no finish", |message| message.info.finish = None),
-            ("goes on", |message| message.info.finish = Some("tool-calls".to_owned())),
-            ("failed", |message| message.info.error = Some(WireError::default())),
-            ("a summary", |message| message.info.summary = true),
-            ("a call", |message| message.parts.push(Part { kind: "tool".to_owned(), ..Part::default() })),
-        ];
-        for (what, change) in changes {
-            let mut message = answer();
-            change(&mut message);
-            assert!(!is_final_answer(&[message]), "{what}");
-        }
     }
 }

@@ -6,7 +6,7 @@ use super::Turn;
 use crate::agent::opencode::{
     client::ClientError,
     tree,
-    wire::{Message, MessageWithParts, Part},
+    wire::{Event, Message, MessageWithParts, Part},
 };
 
 /// Messages that a turn may have beside those that were heard of, before a second page is needed to read it.
@@ -38,6 +38,15 @@ impl Turn<'_> {
                 *finished = true;
                 self.watch.saw_assistant(Some(finish));
             }
+        }
+    }
+
+    /// Whether an event is late news of a turn before this one.
+    pub(super) fn is_of_earlier(&self, event: &Event) -> bool {
+        match event {
+            Event::Message(message) => self.transcript.is_earlier(&message.id),
+            Event::Part(part) => self.transcript.is_earlier(&part.message),
+            _ => false,
         }
     }
 

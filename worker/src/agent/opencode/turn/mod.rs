@@ -1,7 +1,7 @@
 //! One turn: the prompt is sent, and followed until it is over.
 //!
-//! Waiting and deciding are apart: this waits, reads and tells; [`Watch`] decides. Events are a hint and save time; what
-//! counts is read by GET at the end, and whenever something was lost.
+//! Waiting and deciding are apart: this waits, reads and tells; [`Watch`] decides. What happened is read by GET at the end, and whenever
+//! something may have been missed, unless the stream told all of a turn that came to its end without anything unusual ([`heard`]).
 
 use std::{
     collections::HashSet,
@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::{sync::OwnedSemaphorePermit, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -31,10 +31,12 @@ use crate::{
 };
 
 mod asks;
+mod heard;
 mod look;
 mod messages;
 
 use asks::Unanswered;
+use heard::Heard;
 
 /// Times that a prompt is posted when no answer comes: the same ids make that harmless.
 const POSTS: usize = 3;
@@ -62,12 +64,12 @@ pub(super) struct Turn<'a> {
     finished: std::collections::HashMap<String, bool>,
     /// Asks that were answered, or put before a person.
     answered: HashSet<String>,
-    /// Told when the agent seems to be at rest.
-    rest: &'a Notify,
     /// What people are asked.
     desk: &'a dyn AskDesk,
     /// Those who have not answered yet.
     asked: Unanswered<'a>,
+    /// The conversation since the prompt, as the stream told it.
+    heard: Heard,
     /// Only a full GET tells what happened.
     must_read: bool,
     /// Nothing was lost so far: all that happened was heard.
@@ -86,7 +88,6 @@ pub(super) struct Turn<'a> {
 pub(super) struct TurnSetup<'a> {
     pub(super) timings: &'a Timings,
     pub(super) desk: &'a dyn AskDesk,
-    pub(super) rest: &'a Notify,
     pub(super) show_reasoning: bool,
 }
 
@@ -132,9 +133,9 @@ pub(super) async fn run(
         unanswered_looks: 0,
         finished: std::collections::HashMap::new(),
         answered: HashSet::new(),
-        rest: setup.rest,
         desk: setup.desk,
         asked: Unanswered::default(),
+        heard: Heard::default(),
         must_read: false,
         heard_all: prompt.is_new,
         was_left: running.was_left,
@@ -148,7 +149,6 @@ pub(super) async fn run(
         Err(cut) => Err(cut),
     };
     let was_seen_through = ended.is_ok() && turn.heard_all && !turn.watch.is_broken();
-    let rests_since = if ended.is_ok() { turn.watch.rests_since() } else { None };
     let (ending, error) = ended.unwrap_or_else(|cut| match cut {
         Cut::ServerLost(why) => (Ending::ServerLost, format!("opencode's server was lost during the turn: {why}")),
         Cut::Refused(why) => (Ending::AgentError, why),
@@ -158,7 +158,6 @@ pub(super) async fn run(
         error: server.redactor.cleaned(error),
         summary: server.redactor.cleaned(turn.transcript.summary().to_owned()),
         steps: turn.tree.usage(&prompt.began_with),
-        rests_since,
     };
     if was_seen_through {
         server.conversations.remember(&session.id, &session.directory, turn.transcript.into_message_ids());
@@ -365,7 +364,11 @@ impl Turn<'_> {
             self.tree.heard_in(session);
         }
         let mut told = Vec::new();
-        match event.read() {
+        let said = event.read();
+        if is_root && !self.is_of_earlier(&said) {
+            self.heard.take(&event.name, &said, event.properties.get().len());
+        }
+        match said {
             Event::Message(message) => self.take_message(&message, is_root),
             Event::Part(part) => {
                 self.take_tool(event.session.as_deref().unwrap_or_default(), &part, now);
@@ -390,15 +393,9 @@ impl Turn<'_> {
                     self.watch.status(&status, wall_ms(), now);
                 } else if is_root {
                     self.watch.status(&status, wall_ms(), now);
-                    if status == Status::Idle {
-                        self.rest.notify_one();
-                    }
                 }
             }
-            Event::Idle if is_root => {
-                self.watch.idle(now);
-                self.rest.notify_one();
-            }
+            Event::Idle if is_root => self.watch.idle(now),
             Event::Error(error) if is_root => {
                 self.cold = None;
                 self.watch.error(error, now);
