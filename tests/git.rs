@@ -4,6 +4,7 @@ mod corpus;
 mod hostile;
 mod packing;
 pub(crate) mod random;
+mod remotes;
 mod repository;
 mod sources;
 mod worktrees;
