@@ -138,6 +138,12 @@ impl Subscription {
         self.hub.routes().by_session.get(session).is_some_and(|route| Arc::ptr_eq(route, &self.route))
     }
 
+    /// Whether events were lost, which [`next`](Self::next) tells only behind those that were not. True before any that came after them is
+    /// taken.
+    pub(super) fn has_lost(&self) -> bool {
+        self.route.lost.load(Ordering::Acquire)
+    }
+
     /// The next thing to know. Safe to drop while it waits. That events were lost is told after those that were not.
     pub(super) async fn next(&mut self) -> Delivery {
         loop {

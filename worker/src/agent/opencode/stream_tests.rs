@@ -51,6 +51,7 @@ async fn a_turn_that_does_not_keep_up_is_told_to_read_by_get_and_holds_nobody_up
     stream.push_str(&event("session.status", "other"));
     feed(&hub, vec![stream.into_bytes()]).await;
     assert_eq!(next(&mut other).await, "session.status");
+    assert!(slow.has_lost() && !other.has_lost(), "it is known before what came behind them is taken");
     for _ in 0..TURN_QUEUE {
         assert_eq!(next(&mut slow).await, "session.idle");
     }

@@ -72,7 +72,7 @@ impl Turn<'_> {
             }
         }
         let may_have_children = !self.heard_all || self.tree.has_subagents();
-        let (snapshot, children) = match self.heard_answer() {
+        let (snapshot, children) = match self.heard_answer(subscription) {
             Some(messages) => (Snapshot { status: None, messages }, Vec::new()),
             None => self.read(subscription, may_have_children).await?,
         };
@@ -96,8 +96,9 @@ impl Turn<'_> {
     }
 
     /// What GET would say of a turn that is over, where the stream told all of it.
-    fn heard_answer(&self) -> Option<Vec<MessageWithParts>> {
-        let was_told = self.heard_all && !self.must_read && self.watch.has_heard_idle() && !self.watch.is_broken();
+    fn heard_answer(&self, subscription: &Subscription) -> Option<Vec<MessageWithParts>> {
+        let missed = !self.heard_all || self.must_read || subscription.has_lost();
+        let was_told = !missed && self.watch.has_heard_idle() && !self.watch.is_broken();
         if !was_told || self.tree.has_subagents() {
             return None;
         }
