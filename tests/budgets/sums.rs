@@ -1,6 +1,12 @@
 //! The sums are those of the steps, whoever records them, in whatever order, as often as they like.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use millhand::{
     model::usage::StepUsage,
@@ -191,14 +197,20 @@ async fn a_price_that_changes_while_steps_are_recorded_leaves_steps_and_sums_ali
     let q = Queue::new().await;
     let (_, task) = q.open().await;
     q.sql("ALTER TABLE millhand.usage DROP CONSTRAINT usage_attempt_id_fkey").await;
+    let changes = Arc::new(AtomicU32::new(0));
     let recording = {
-        let store = q.store.clone();
+        let (store, changes) = (q.store.clone(), changes.clone());
         tokio::spawn(async move {
-            for n in 0..120 {
+            let mut count = 0;
+            // As long as it takes until the price has changed often enough in between.
+            while count < 120 || changes.load(Ordering::Relaxed) < 20 {
+                let n = count;
+                count += 1;
                 let owner = Owner { attempt_id: 1, task_id: task, session_id: 1, project: "acme", agent: "opencode" };
                 let step = step("ses_1", format!("msg_{n}"), "local/model", None);
                 store.record_usage(owner, &[step]).await.expect("record");
             }
+            count
         })
     };
     let mut price = 0;
@@ -212,9 +224,9 @@ async fn a_price_that_changes_while_steps_are_recorded_leaves_steps_and_sums_ali
         if price % 5 == 0 {
             q.sql("DELETE FROM millhand.prices").await;
         }
+        changes.store(price, Ordering::Relaxed);
     }
-    recording.await.expect("recorded");
-    assert!(price > 5, "it changed meanwhile: {price}");
+    let recorded: i64 = recording.await.expect("recorded");
     assert_eq!(q.one::<i64>(DIFFERENCES).await, 0);
-    assert_eq!(q.one::<i64>("SELECT count(*) FROM millhand.usage").await, 120);
+    assert_eq!(q.one::<i64>("SELECT count(*) FROM millhand.usage").await, recorded);
 }

@@ -95,14 +95,13 @@ async fn what_a_turn_brought_is_there_whenever_its_finish_gets_through() -> Resu
 async fn no_prompt_is_sent_for_a_session_whose_beginning_is_undone() -> Result<()> {
     let db = Fragile::new().await?;
     let claimed = db.claim().await?;
-    // A commit that waits takes the claim along.
-    db.store.drain_worker(db.worker).await?;
     db.settle(&claimed).await?;
     db.crash().await?;
     assert_eq!(db.one::<i64>("SELECT count(*) FROM millhand.leases").await?, 1, "it is claimed");
-    let known = "SELECT count(*) FROM millhand.worktrees";
+    assert_eq!(db.one::<i64>("SELECT count(*) FROM millhand.worktrees").await?, 1, "no folder is unknown");
+    let known = "SELECT count(*) FROM millhand.sessions WHERE base_commit IS NOT NULL";
     assert_eq!(db.one::<i64>(known).await?, 0, "what was settled is undone, else this proves nothing");
-    assert_eq!(db.before_prompt(&claimed).await?, BeforePrompt::Fenced);
+    assert_eq!(db.before_prompt(&claimed).await?, BeforePrompt::Undone);
     assert_eq!(db.one::<bool>("SELECT message_id IS NULL FROM millhand.tasks").await?, true);
     db.settle(&claimed).await?;
     assert_eq!(db.before_prompt(&claimed).await?, BeforePrompt::Stored);

@@ -15,7 +15,8 @@ use crate::{
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A single statement never needs this long; a stuck one must not hold a worker for ever.
 const STATEMENT_TIMEOUT_MS: u32 = 60_000;
-/// After this long without an answer there is none to come: the server would have given up the statement.
+/// After this long without an answer there is none to come: the server would have given up the statement, unless there is a pooler, behind
+/// which its operator sets such limits.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(65);
 /// How long what was sent may stay unacknowledged by the other machine before the connection counts as broken.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -22,6 +22,8 @@ const LOCK_WITHIN: Duration = Duration::from_millis(50);
 /// How long at most, after others were in the way. Less than Postgres's own deadlock_timeout (1 s), so that it is never a worker whose
 /// statement is broken off.
 const LOCK_WITHIN_AT_MOST: Duration = Duration::from_millis(500);
+/// Between looks whether somebody else still migrates.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long it is tried.
 const KEEP_TRYING: Duration = Duration::from_secs(600);
 /// Takes every table that there is for this transaction alone: first in moments in which nobody is at work on any of them, which holds
@@ -255,11 +257,25 @@ fn newer_than_known(have: &[Step]) -> Result<()> {
     Ok(())
 }
 
+/// Waits until nobody else migrates, and leaves a transaction open that keeps others out.
+///
+/// A session's lock would stay behind with a pooler's connection. Who waits holds none of these meanwhile: there may be few.
+async fn keep_others_out(keeper: &Client) -> Result<()> {
+    loop {
+        keeper.batch_execute("BEGIN; SET LOCAL idle_in_transaction_session_timeout = 0").await?;
+        if keeper.query_one("SELECT pg_try_advisory_xact_lock($1)", &[&LOCK]).await?.get(0) {
+            return Ok(());
+        }
+        keeper.batch_execute("ROLLBACK").await?;
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
 async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
     // Connections of their own, which no setting of the pools touches.
     let (client, connection) = connect.config.connect(connect.tls.clone()).await?;
     let driver = tokio::spawn(connection);
-    let (mut keeper, connection) = connect.config.connect(connect.tls.clone()).await?;
+    let (keeper, connection) = connect.config.connect(connect.tls.clone()).await?;
     tokio::spawn(connection);
     let floor: i32 = client.query_one("SELECT current_setting('server_version_num')::int", &[]).await?.get(0);
     if floor < 150_000 {
@@ -273,10 +289,7 @@ async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
         newer_than_known(&have)?;
         return Ok(Vec::new());
     }
-    // A transaction's lock, held by one that stays open meanwhile: a session's would stay behind with a pooler's connection.
-    let lock = keeper.transaction().await?;
-    lock.batch_execute("SET LOCAL idle_in_transaction_session_timeout = 0").await?;
-    lock.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    keep_others_out(&keeper).await?;
     client.batch_execute("CREATE SCHEMA IF NOT EXISTS millhand").await?;
     let applied = match newer_than_known(&history(&client).await?) {
         Ok(()) => apply(client).await,
@@ -286,7 +299,8 @@ async fn migrate(connect: &Connect) -> Result<Vec<Step>> {
         }
     };
     let _ = driver.await;
-    lock.commit().await?;
+    // It held a lock and nothing else: what was applied does not depend on how it ends.
+    let _ = keeper.batch_execute("COMMIT").await;
     Ok(applied?
         .applied_migrations()
         .iter()

@@ -31,6 +31,8 @@ pub enum BeforePrompt {
     Stored,
     /// The task has reached this limit, in words: nothing may be sent.
     OverBudget(String),
+    /// The lease is held, and a crash of the database undid what was settled before: nothing may be sent.
+    Undone,
     /// The lease is not held any more.
     Fenced,
 }
@@ -160,7 +162,13 @@ impl Store {
         Ok(match row.map(|row| row.get::<_, Option<String>>(1)) {
             Some(None) => BeforePrompt::Stored,
             Some(Some(limit)) => BeforePrompt::OverBudget(limit),
-            None => BeforePrompt::Fenced,
+            None => {
+                let held = "SELECT EXISTS (SELECT FROM millhand.leases WHERE token = $1)";
+                match client.query_one(held, &[&token]).await?.get(0) {
+                    true => BeforePrompt::Undone,
+                    false => BeforePrompt::Fenced,
+                }
+            }
         })
     }
 

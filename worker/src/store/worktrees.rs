@@ -215,7 +215,8 @@ impl Store {
         branch: &str,
         base_commit: &str,
     ) -> Result<Option<BegunWorktree>> {
-        let client = self.relaxed().await?;
+        // Waits for the disk, and with it the claim: what a turn does from here on, with a command of the project's own, it does once.
+        let client = self.client().await?;
         let statement = client.prepare_cached(include_str!("sql/begin_worktree.sql")).await?;
         let row = client.query_opt(&statement, &[&token, &host_id, &path, &branch, &base_commit]).await?;
         let Some(row) = row else { return Ok(None) };

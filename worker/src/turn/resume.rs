@@ -124,6 +124,10 @@ impl Turns {
         match stored {
             BeforePrompt::Stored => Ok(true),
             BeforePrompt::OverBudget(limit) => Err(Interrupted::Ended(Ending::OverBudget, limit)),
+            BeforePrompt::Undone => {
+                let words = "the database crashed and forgot where the session begins; nothing was sent to the agent";
+                Err(Interrupted::Ended(Ending::WorkerTrouble, words.to_owned()))
+            }
             BeforePrompt::Fenced => Ok(false),
         }
     }
