@@ -120,7 +120,7 @@ impl Planted {
 }
 
 #[tokio::test]
-async fn a_repositorys_own_code_runs_only_when_it_is_trusted() -> Result<()> {
+async fn a_repository_s_own_code_runs_only_when_it_is_trusted() -> Result<()> {
     let mut rig = Rig::new(&[("fine", FINE)]).await?;
     let here = rig.folder.path().canonicalize()?;
     // Plugins opencode would run even so: such a repository is refused.
@@ -167,7 +167,7 @@ fn system(rig: &Rig) -> String {
 }
 
 #[tokio::test]
-async fn a_repositorys_instructions_reach_the_model_each_worktrees_own() -> Result<()> {
+async fn a_repository_s_instructions_reach_the_model_each_worktrees_own() -> Result<()> {
     let mut rig = Rig::new(&[("fine", FINE)]).await?;
     for (name, file, canary) in [("one", "AGENTS.md", "speak in rhymes"), ("two", "CLAUDE.md", "never use tabs")] {
         let directory = rig.worktree(name, &[(file, canary)]).await?;

@@ -8,6 +8,7 @@ use millhand::{
     model::{
         event::{AgentEvent, ToolStatus},
         outcome::Ending,
+        resume::TurnMessage,
     },
 };
 use serde_json::json;
@@ -255,7 +256,9 @@ async fn a_prompt_to_go_on_reports_the_cost_of_the_whole_turn_and_tells_what_was
         let session = rig.session(&directory, "fine").await?;
         let first = prompt("Go");
         let began = rig.prompt(&session, first.clone()).await?;
-        let id = format!("{}r1", first.message_id);
+        let limit = Ending::StepLimit { answered: true };
+        let next = TurnMessage::first(first.message_id.clone()).next(&limit, 1, std::time::SystemTime::now());
+        let id = next.context("within the budget")?.id().to_owned();
         let go_on = Prompt { began_with: first.message_id, tells_all, ..Prompt::new("Go on".to_owned(), id) };
         let ran = rig.prompt(&session, go_on.clone()).await?;
         assert_eq!(ran.report.ending, Ending::Completed, "{ran:?}");

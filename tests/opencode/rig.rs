@@ -16,7 +16,7 @@ use millhand::{
         opencode::{OpencodeBackend, OpencodeSetup},
     },
     config::Timings,
-    model::{ask::AskPolicy, event::AgentEvent},
+    model::{ask::AskPolicy, event::AgentEvent, resume::message_id},
     scripted::{Prices, Script, ScriptedModel, model_name},
     supervise::{Supervisor, end_family, find_family},
 };
@@ -222,8 +222,8 @@ impl Rig {
 
 /// A prompt with new ids.
 pub fn prompt(text: &str) -> Prompt {
-    let id = uuid::Uuid::new_v4().simple();
-    Prompt::new(text.to_owned(), format!("msg_{id}"))
+    let id = message_id(uuid::Uuid::new_v4().simple(), std::time::SystemTime::now());
+    Prompt::new(text.to_owned(), id)
 }
 
 impl Ran {

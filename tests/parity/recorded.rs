@@ -12,6 +12,7 @@ use millhand::{
     model::{
         ask::AskPolicy,
         event::{AgentEvent, ToolStatus},
+        resume::message_id,
     },
     scripted::{ScriptedModel, model_name},
     supervise::Supervisor,
@@ -90,7 +91,7 @@ pub async fn record(
         resume: None,
     };
     let session = backend.ensure_session(request, &sender).await?;
-    let prompt = Prompt::new(prompt.to_owned(), format!("msg_{}", Uuid::new_v4().simple()));
+    let prompt = Prompt::new(prompt.to_owned(), message_id(Uuid::new_v4().simple(), std::time::SystemTime::now()));
     let turn = backend.prompt(&session, prompt, &Nobody, &sender, CancellationToken::new());
     let report = tokio::time::timeout(RUN_WITHIN, turn).await.context("the turn hangs")?;
     drop(sender);

@@ -10,7 +10,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -23,7 +23,7 @@ use crate::{
     agent::{AgentProject, AgentSession, Backend, Prompt, SessionRequest},
     config::Settings,
     git::Git,
-    model::ask::AskPolicy,
+    model::{ask::AskPolicy, resume::message_id},
     scripted::{Prices, RecordedRequest, Script, ScriptedModel, model_name},
     service::Host,
     store::{Ends, Store},
@@ -285,9 +285,9 @@ impl Rig<'_> {
     }
 
     async fn bare_turn(&self, session: &AgentSession) -> Result<Turn> {
-        let id = Uuid::new_v4().simple().to_string();
+        let id = message_id(Uuid::new_v4().simple(), SystemTime::now());
         let text = unique_prompt();
-        let prompt = Prompt::new(text.clone(), format!("msg_{id}"));
+        let prompt = Prompt::new(text.clone(), id);
         let began = Instant::now();
         let total = self.host.backend().bare_turn(session, &prompt, TURN_WITHIN).await?;
         let [first, last] = self.both_answers(&text).await?;

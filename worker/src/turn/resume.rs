@@ -2,7 +2,7 @@
 //!
 //! Each has ids of its own, stored before it is sent: an attempt that follows a lost one sends the last of them again.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::SystemTime};
 
 use tokio::time::Instant;
 
@@ -13,7 +13,7 @@ use crate::{
         digest::{MOST_TURNS, with_digest},
         event::AgentEvent,
         outcome::Ending,
-        resume::{RESUME_TEXT, TurnMessage, is_resumable},
+        resume::{RESUME_TEXT, TurnMessage, is_resumable, message_id},
     },
     store::{
         StoreError,
@@ -36,7 +36,7 @@ impl Turns {
         transcript: &Transcript,
     ) -> Result<TurnReport, Interrupted> {
         let mut message = first_message(claimed, session);
-        let is_new = claimed.message_id.as_ref() != Some(&message.id());
+        let is_new = claimed.message_id.as_deref() != Some(message.id());
         let may_resend = !claimed.asks_before_resend;
         if is_new && claimed.message_id.is_some() && !may_resend {
             let words = format!("the conversation in which its turn was lost is gone; {ASKS}");
@@ -50,7 +50,7 @@ impl Turns {
         let until = Instant::now() + self.timings.turn_limit;
         let desk = Desk::new(&self.store, lease.token(), claimed.attempt_id, &self.timings);
         let mut report = self.follow(session, prompt, &desk, lease, transcript, until).await;
-        while let Some(next) = message.next(&report.ending, self.step_resumes) {
+        while let Some(next) = message.next(&report.ending, self.step_resumes, SystemTime::now()) {
             message = next;
             let times = format!("{} of {}", message.resumes, self.step_resumes);
             let status = format!("the agent stopped at its limit of steps; it is told to go on ({times})");
@@ -157,13 +157,13 @@ impl Turns {
 fn first_message(claimed: &Claimed, session: &AgentSession) -> TurnMessage {
     match &claimed.message_id {
         Some(id) if session.resumed => TurnMessage::parse(id),
-        _ => TurnMessage::first(format!("msg_{}", claimed.token.simple())),
+        _ => TurnMessage::first(message_id(claimed.token.simple(), SystemTime::now())),
     }
 }
 
 fn prompt(first: &str, message: &TurnMessage, tells_all: bool) -> Prompt {
     let text = if message.resumes == 0 { first.to_owned() } else { RESUME_TEXT.to_owned() };
-    Prompt { began_with: message.first.clone(), tells_all, ..Prompt::new(text, message.id()) }
+    Prompt { began_with: message.first.clone(), tells_all, ..Prompt::new(text, message.id().to_owned()) }
 }
 
 /// What a turn came to, by what was reported before it was told to go on, and after.
