@@ -35,7 +35,8 @@ struct Fake {
 impl Fake {
     fn new(npm: &str) -> Result<Self> {
         let fake = Self { folder: tempfile::tempdir()? };
-        let arguments = r#"while [ $# -gt 1 ]; do [ "$1" = --prefix ] && into=$2; shift; done; package=${1%@*}
+        let arguments = r#"case " $* " in *" --ignore-scripts "*" --no-global "*) ;; *) echo "npm error $*" >&2; exit 9 ;; esac
+while [ $# -gt 1 ]; do [ "$1" = --prefix ] && into=$2; shift; done; package=${1%@*}
 "#;
         script(&fake.folder.path().join("bin/npm"), &format!("{arguments}{npm}"))?;
         Ok(fake)

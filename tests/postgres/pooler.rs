@@ -49,7 +49,7 @@ async fn turns_run_and_nothing_is_set_on_connections_that_others_get() -> Result
     let Some(pooler) = Pooler::before(&world.db).await? else { return Ok(()) };
     let variables = [("MILLHAND_DATABASE_URL", pooler.url()), ("MILLHAND_DATABASE_LISTEN", "false".to_owned())];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let defaults = world.sql(SETTINGS).await?.first().map(|row| set(row)).context("settings")?;
+    let defaults = world.sql(SETTINGS).await?.first().map(set).context("settings")?;
     let mut running = worker::start(&world, &variables)?;
     let mut tasks = Vec::new();
     for n in 0..6 {

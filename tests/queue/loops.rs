@@ -160,6 +160,35 @@ async fn with_a_dead_listener_and_in_poll_only_mode_tasks_start_within_the_poll(
     stop(worker).await;
 }
 
+/// The process that listens for a worker.
+async fn listener(q: &Queue) -> Option<i32> {
+    let sql = "SELECT pid FROM pg_stat_activity \
+               WHERE application_name = 'millhand listener' AND datname = current_database() AND state = 'idle'";
+    q.sql(sql).await.first().map(|row| row.get(0))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_was_cut_off_listens_again_and_what_came_meanwhile_is_found() {
+    let q = Queue::new().await;
+    let timings = Timings { poll_min: Duration::from_secs(60), poll_max: Duration::from_secs(60), ..quick() };
+    let (worker, _) = start(&q, Duration::ZERO, true, timings).await;
+    for _ in 0..3 {
+        wait_until("it listens", Duration::from_secs(10), async || listener(&q).await.is_some()).await;
+        let cut = listener(&q).await.expect("it listens");
+        q.sql(&format!("SELECT pg_terminate_backend({cut})")).await;
+        // Nobody hears of this one, or the new listener does: it looks as soon as it listens.
+        let (_, task) = q.open().await;
+        until_state(&q, task, "completed").await;
+        wait_until("another one listens", Duration::from_secs(10), async || {
+            listener(&q).await.is_some_and(|pid| pid != cut)
+        })
+        .await;
+        let (_, task) = q.open().await;
+        until_state(&q, task, "completed").await;
+    }
+    stop(worker).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_due_time_is_met_without_a_nudge() {
     let q = Queue::new().await;

@@ -142,6 +142,12 @@ async fn a_step_is_counted_once_however_often_it_is_recorded() {
     assert_eq!((row.get::<_, i64>(0), row.get::<_, Decimal>(1)), (28, Decimal::new(2_000_001, 9)));
     let row = &q.sql("SELECT steps, output_tokens, cost_usd FROM millhand.cost_by_model").await[0];
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (2, 8));
+    for (view, key) in [("cost_by_agent", "agent"), ("cost_by_day", "(day = (now() AT TIME ZONE 'UTC')::date)::text")] {
+        let rows = q.sql(&format!("SELECT {key}, tasks, steps, cost_usd FROM millhand.{view}")).await;
+        let got = (rows[0].get::<_, &str>(0), rows[0].get::<_, i64>(1), rows[0].get::<_, i64>(2), rows[0].get(3));
+        let key = if view == "cost_by_agent" { "opencode" } else { "true" };
+        assert_eq!((rows.len(), got), (1, (key, 1, 2, Decimal::new(2_000_001, 9))), "{view}");
+    }
     // What was paid stays when the task goes.
     q.sql("DELETE FROM millhand.sessions").await;
     assert_eq!(q.one::<Decimal>("SELECT cost_usd FROM millhand.cost_by_project").await, Decimal::new(2_000_001, 9));
