@@ -10,7 +10,7 @@
 //!   account. These are pure.
 //!
 //! What must hold: one server per data folder, however often it is started; a turn that is cancelled never costs the
-//! server, nor the turns beside it; events are a hint, and what counts is read by GET; no prompt is paid for twice because a
+//! server, nor the turns beside it; what the stream may not have told whole is read by GET; no prompt is paid for twice because a
 //! server or a worker died (the ids of message and part are the caller's, and posting them again resumes).
 
 use std::{
